@@ -1,0 +1,7 @@
+//! PushT.
+mod coverage;
+mod env;
+pub mod expert;
+mod numpy_rng;
+mod physics;
+pub mod render;
