@@ -1,10 +1,13 @@
 //! The policy's picture against gym-pusht's own, and the picture for people.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-use pathline_sim::pusht::render::{Frame, Overlay, observation_at, scene_at};
+use pathline_sim::pusht::PushT;
+use pathline_sim::pusht::render::{Frame, Overlay, observation, observation_at, scene, scene_at};
 
 const BYTES: usize = 96 * 96 * 3;
 
@@ -63,6 +66,27 @@ fn observation_is_gym_pushts_picture() {
         assert!(pixels <= allowed, "{what}: {pixels} pixels differ, {allowed} may");
         assert!(mean < 0.05, "{what}: mean difference {mean}");
     }
+}
+
+#[test]
+fn resets_look_as_gyms_do() {
+    let golden = golden();
+    for seed in [0, 1] {
+        let theirs = golden.iter().find(|g| g.what == format!("reset, seed {seed}")).unwrap();
+        assert!(observation(&PushT::reset(seed)).rgb == theirs.rgb, "seed {seed}");
+    }
+}
+
+#[test]
+fn the_goal_that_is_drawn_is_the_goal_that_is_scored() {
+    let [x, y, angle_rad] = PushT::GOAL_POSE;
+    let solved = PushT::at_rest([60.0, 60.0, x, y, angle_rad]);
+    assert!(solved.coverage() > 0.999);
+    let picture = observation(&solved);
+    let green = |p: &[u8]| i32::from(p[1]) > i32::from(p[0]).max(i32::from(p[2])) + 40;
+    let visible = picture.rgb.chunks_exact(3).filter(|p| green(p)).count();
+    assert_eq!(visible, 0, "a solved block hides the whole goal");
+    assert!(scene(&solved, 64, &Overlay::default()).rgb.len() == 64 * 64 * 3);
 }
 
 #[test]

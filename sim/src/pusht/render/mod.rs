@@ -11,6 +11,18 @@ mod scene;
 pub use observation::observation_at;
 pub use scene::{Overlay, scene_at};
 
+use super::PushT;
+
+/// What a PushT policy sees: gym-pusht's picture, 96×96 RGB.
+pub fn observation(env: &PushT) -> Frame {
+    observation_at(env.agent_pos(), env.block_pose())
+}
+
+/// A `size`×`size` picture (1 to 4096) for people, with `overlay` over the world.
+pub fn scene(env: &PushT, size: u32, overlay: &Overlay) -> Frame {
+    scene_at(env.agent_pos(), env.block_pose(), env.coverage(), size, overlay)
+}
+
 /// Radius of the agent in px.
 const AGENT_RADIUS: f64 = 15.0;
 
