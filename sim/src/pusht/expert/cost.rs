@@ -5,7 +5,8 @@
 //! J = 18 + 0.25·RMS + 18·|Δθ| + 7·ln(1 + RMS/3), in control steps. The angle term is needed since
 //! the RMS is flat at 180° of error.
 
-use super::super::env::PushT;
+use super::super::coverage;
+use super::super::vec2::v2;
 use super::geometry::{COG_Y, Pose, V2, wall_margin, wrap};
 
 /// The goal pose of the block: x, y, angle.
@@ -57,5 +58,5 @@ pub(super) fn rms_between(a: &Pose, b: &Pose) -> f64 {
 
 /// Share of the goal area that a block at `pose` covers.
 pub(super) fn coverage(pose: &Pose) -> f64 {
-    PushT::at_rest([0.0, 0.0, pose.p.x, pose.p.y, pose.angle]).coverage()
+    coverage::coverage(v2(pose.cos, pose.sin), v2(pose.p.x, pose.p.y))
 }

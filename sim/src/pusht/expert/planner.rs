@@ -75,7 +75,7 @@ impl Expert {
         });
         let is_over =
             self.ticks_left == 0 || self.drive.as_ref().is_none_or(|d| d.is_done(p, v));
-        if std::env::var("DBG").is_ok() { eprintln!("dev {deviates} over {is_over} left {} pred {:?} {:?} {:?}", self.ticks_left, self.predicted, p, block(env)); }
+        if std::env::var("DBG2").is_ok() { eprintln!("dev {deviates} over {is_over} left {} pred {:?} {:?} {:?}", self.ticks_left, self.predicted, p, block(env)); }
         if deviates || is_over {
             self.predicted = None;
             let pose = block(env);
