@@ -1,26 +1,23 @@
-//! Success and speed of the PushT expert: `expert_eval [first_seed] [episodes] [beam] [depth]`.
+//! Success and speed of the PushT expert: `expert_eval [reset|perturbed] [first_seed] [episodes]`.
 #![allow(clippy::print_stdout, reason = "the figures are the program's output")]
 
 use std::time::Instant;
 
 use pathline_sim::pusht::PushT;
-use pathline_sim::pusht::expert::{ExpertConfig, episode};
+use pathline_sim::pusht::expert::{ExpertConfig, perturbed, takeover};
 
 fn main() {
-    let args: Vec<u64> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
-    let first = args.first().copied().unwrap_or(100_000);
-    let count = args.get(1).copied().unwrap_or(100);
-    let mut cfg = ExpertConfig::default();
-    if let Some(beam) = args.get(2) {
-        cfg.beam = *beam as usize;
-    }
-    if let Some(depth) = args.get(3) {
-        cfg.depth = *depth as usize;
-    }
+    let args: Vec<String> = std::env::args().collect();
+    let number =
+        |i: usize, default: u64| args.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);
+    let is_perturbed = args.get(1).is_some_and(|a| a == "perturbed");
+    let (first, count) = (number(2, 100_000), number(3, 100));
+    let cfg = ExpertConfig { beam: number(4, 32) as usize, ..ExpertConfig::default() };
     let start = Instant::now();
     let (mut lengths, mut failed) = (Vec::new(), Vec::new());
     for seed in first..first + count {
-        let steps = episode(PushT::reset(seed), &cfg, PushT::MAX_STEPS);
+        let env = if is_perturbed { perturbed(seed) } else { PushT::reset(seed) };
+        let steps = takeover(env, &cfg, PushT::MAX_STEPS);
         if steps.last().is_some_and(|s| s.success) {
             lengths.push(steps.len());
         } else {

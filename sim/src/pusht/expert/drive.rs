@@ -8,8 +8,6 @@
 use super::approach::Path;
 use super::geometry::{ARENA, V2, unit};
 
-/// Control period, s.
-pub(super) const TICK_SECS: f64 = 0.1;
 /// Largest change of the wanted velocity in one tick, px/s.
 const MAX_DV: f64 = 110.0;
 /// Deceleration planned before corners, px/s².

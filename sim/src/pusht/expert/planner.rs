@@ -35,7 +35,7 @@ impl Default for ExpertConfig {
 impl ExpertConfig {
     /// Settings for making many demonstrations: a narrower beam.
     pub fn bulk() -> Self {
-        Self { beam: 16, ..Self::default() }
+        Self { beam: 24, max_fits: 3, ..Self::default() }
     }
 }
 
@@ -73,9 +73,7 @@ impl Expert {
         let deviates = self.predicted.is_some_and(|(a, b)| {
             (a - p).norm() > AGENT_DEVIATION || rms_between(&b, &block(env)) > BLOCK_DEVIATION
         });
-        let is_over =
-            self.ticks_left == 0 || self.drive.as_ref().is_none_or(|d| d.is_done(p, v));
-        if std::env::var("DBG2").is_ok() { eprintln!("dev {deviates} over {is_over} left {} pred {:?} {:?} {:?}", self.ticks_left, self.predicted, p, block(env)); }
+        let is_over = self.ticks_left == 0 || self.drive.as_ref().is_none_or(|d| d.is_done(p, v));
         if deviates || is_over {
             self.predicted = None;
             let pose = block(env);
@@ -105,14 +103,10 @@ impl Expert {
     fn plan(&mut self, env: &PushT) -> Option<Fitted> {
         let lib = Library::shared();
         let settled = settled(env);
-        let plans =
-            self.search.plan(lib, settled, agent(env).0, self.cfg.beam, self.cfg.depth);
-        let dbg = std::env::var("DBG").is_ok();
-        if dbg { eprintln!("PLAN agent {:?} block {:?} prims {}", agent(env), env.block_pose(), lib.prims.len()); for (p,c) in &plans { let q=&lib.prims[p.prim]; eprintln!("   {c:.1} prim {} touch {:?} dir {:?} travel {:.1} final {} pose {:?} {:.3}", p.prim, q.touch.as_slice(), q.dir.as_slice(), p.travel, p.is_final, p.pose.p.as_slice(), p.pose.angle); } }
+        let plans = self.search.plan(lib, settled, agent(env).0, self.cfg.beam, self.cfg.depth);
         let mut best: Option<(f64, Fitted)> = None;
         for (push, cost) in plans.iter().take(self.cfg.max_fits) {
-            let Some(fitted) = fit(env, &settled, &lib.prims[push.prim], push) else { if dbg { eprintln!("  nofit {}", push.prim); } continue };
-            if dbg { eprintln!("  fit {} err {:.2} cov {:.3} ticks {}", push.prim, fitted.error, fitted.coverage, fitted.ticks); }
+            let Some(fitted) = fit(env, &settled, &lib.prims[push.prim], push) else { continue };
             if is_good(&fitted, push) {
                 return Some(fitted);
             }

@@ -25,8 +25,6 @@ pub(super) struct Fitted {
     /// Keypoint RMS between intended and reached pose, px.
     pub(super) error: f64,
     pub(super) coverage: f64,
-    pub(super) pose: Pose,
-    pub(super) ticks: usize,
 }
 
 pub(super) fn agent(env: &PushT) -> (V2, V2) {
@@ -37,16 +35,15 @@ pub(super) fn block(env: &PushT) -> Pose {
     Pose::from_array(env.block_pose())
 }
 
-/// Runs a drive to its end; the reached pose and the ticks taken.
-fn run(env: &mut PushT, drive: &mut Drive) -> usize {
-    for tick in 0..MAX_TICKS {
+/// Runs a drive to its end.
+fn run(env: &mut PushT, drive: &mut Drive) {
+    for _ in 0..MAX_TICKS {
         let (p, v) = agent(env);
         if drive.is_done(p, v) {
-            return tick;
+            break;
         }
         env.step(drive.action(p, v));
     }
-    MAX_TICKS
 }
 
 /// The best realisation of `push` from the state of `env`; `settled` is the block's pose at rest.
@@ -110,12 +107,12 @@ fn fit_reach(env: &PushT, settled: &Pose, drive: &mut Drive, push: &Push) -> Opt
     let eval = |reach: f64| {
         let (mut e, mut d) = (env.clone(), drive.clone());
         d.reach = reach;
-        let used = run(&mut e, &mut d);
+        run(&mut e, &mut d);
         let pose = block(&e);
         let error = rms_between(&pose, &push.pose);
         let coverage = if push.is_final { coverage(&pose) } else { 0.0 };
         let score = if push.is_final { 1.0 - coverage } else { error };
-        (score, used, pose, error, coverage)
+        (score, error, coverage)
     };
     let centre = drive.reach;
     let mut best = (centre, eval(centre));
@@ -130,7 +127,7 @@ fn fit_reach(env: &PushT, settled: &Pose, drive: &mut Drive, push: &Push) -> Opt
         }
         span *= 0.5;
     }
-    let (reach, (_, used, pose, error, coverage)) = best;
+    let (reach, (_, error, coverage)) = best;
     start.reach = reach;
-    Some(Fitted { drive: start, error, coverage, pose, ticks: ticks + used })
+    Some(Fitted { drive: start, error, coverage })
 }

@@ -98,9 +98,8 @@ impl Search {
                 let node = self.beam[i];
                 bound = bound.min(self.expand(lib, &node, level == 0, wall_limit, bound));
             }
-            self.candidates.sort_unstable_by(|a, b| {
-                a.f.total_cmp(&b.f).then(a.push.prim.cmp(&b.push.prim))
-            });
+            self.candidates
+                .sort_unstable_by(|a, b| a.f.total_cmp(&b.f).then(a.push.prim.cmp(&b.push.prim)));
             self.beam.clear();
             for c in &self.candidates {
                 if c.solved || level + 1 == depth {
@@ -123,8 +122,7 @@ impl Search {
         if self.leaves.is_empty() {
             self.leaves.extend_from_slice(&self.beam);
         }
-        self.leaves
-            .sort_by(|a, b| a.f.total_cmp(&b.f).then(a.first.prim.cmp(&b.first.prim)));
+        self.leaves.sort_by(|a, b| a.f.total_cmp(&b.f).then(a.first.prim.cmp(&b.first.prim)));
         let mut out: Vec<(Push, f64)> = Vec::with_capacity(8);
         for l in &self.leaves {
             if out.len() == 8 {

@@ -38,8 +38,7 @@ fn near_goal(draw: &mut Draw) -> PushT {
     let reach = draw.unit();
     let (radius, turn) = (60.0 * reach * draw.unit().sqrt(), draw.between(-0.7, 0.7) * reach);
     let at = draw.between(0.0, std::f64::consts::TAU);
-    let pose =
-        Pose::new(GOAL[0] + radius * at.cos(), GOAL[1] + radius * at.sin(), GOAL[2] + turn);
+    let pose = Pose::new(GOAL[0] + radius * at.cos(), GOAL[1] + radius * at.sin(), GOAL[2] + turn);
     let touches = draw.unit() < 0.4;
     let mut p = V2::new(30.0, 30.0);
     for _ in 0..64 {
@@ -55,9 +54,9 @@ fn near_goal(draw: &mut Draw) -> PushT {
             break;
         }
     }
-    let mut env = PushT::at_rest([p.x, p.y, pose.p.x, pose.p.y, pose.angle]);
-    shake(&mut env, draw, 1);
-    env
+    let (speed, at) = (draw.between(0.0, 160.0), draw.between(0.0, std::f64::consts::TAU));
+    PushT::at_rest([p.x, p.y, pose.p.x, pose.p.y, pose.angle])
+        .with_agent_velocity([speed * at.cos(), speed * at.sin()])
 }
 
 fn mid_task(draw: &mut Draw, seed: u64) -> PushT {
