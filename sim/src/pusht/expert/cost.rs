@@ -35,7 +35,7 @@ impl Goal {
     }
 
     /// Cost to go in control steps of a pose that is not yet solved.
-    pub(super) fn to_go(&self, pose: &Pose, rms: f64) -> f64 {
+    pub(super) fn cost_to_go(&self, pose: &Pose, rms: f64) -> f64 {
         18.0 + 0.25 * rms + 18.0 * angle_error(pose) + 7.0 * (rms / 3.0).ln_1p() + walls(pose)
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn advance(block: &mut Pose, disc: V2) -> bool {
             let q = block.to_body(disc);
             let near = rect_nearest(r, q);
             let gap = (q - near).norm();
-            if gap >= AGENT_RADIUS || gap < 1e-9 {
+            if !(1e-9..AGENT_RADIUS).contains(&gap) {
                 continue;
             }
             let pen = AGENT_RADIUS - gap;

@@ -152,14 +152,14 @@ impl Search {
                 continue;
             }
             let steps = |travel: f64| start + 10.0 * (STANDOFF + travel) / push_speed(travel);
-            let make = |pose: Pose, travel: f64, to_go: f64, solved: bool| {
+            let make = |pose: Pose, travel: f64, cost_to_go: f64, solved: bool| {
                 let steps = steps(travel);
                 let push = Push { prim: index, travel, pose, is_final: solved };
                 Node {
                     pose,
                     agent: node.pose.to_world(prim.touch + prim.dir * travel),
                     steps,
-                    f: steps + to_go,
+                    f: steps + cost_to_go,
                     solved,
                     push,
                     first: if is_root { push } else { node.first },
@@ -193,12 +193,12 @@ impl Search {
                         bound = bound.min(n.f);
                         self.candidates.push(n);
                     } else {
-                        let j = lib.goal.to_go(&fine.2, fine.0);
+                        let j = lib.goal.cost_to_go(&fine.2, fine.0);
                         self.candidates.push(make(fine.2, fine.1, j, false));
                     }
                 }
                 (before_last, last) = (last, rms);
-                let n = make(pose, travel, lib.goal.to_go(&pose, rms), false);
+                let n = make(pose, travel, lib.goal.cost_to_go(&pose, rms), false);
                 if best_f.is_none_or(|b| n.f < b.f) {
                     best_f = Some(n);
                 }
@@ -213,11 +213,13 @@ impl Search {
                     self.candidates.push(n);
                 }
             }
-            let mut kept = f64::NEG_INFINITY;
-            for n in [best_f, best_rms.1, best_angle.1].into_iter().flatten() {
-                if n.push.travel > kept || n.push.travel < kept {
-                    self.candidates.push(n);
-                    kept = n.push.travel;
+            // The three often coincide.
+            let kept = [best_f, best_rms.1, best_angle.1];
+            for (i, n) in kept.iter().enumerate() {
+                let Some(n) = n else { continue };
+                let row = |n: &Node| (n.push.travel / ROW_PX) as usize;
+                if !kept[..i].iter().flatten().any(|k| row(k) == row(n)) {
+                    self.candidates.push(*n);
                 }
             }
         }
