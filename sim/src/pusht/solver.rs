@@ -165,3 +165,15 @@ impl Arbiter {
 /// The block at rest.
 pub(crate) const AT_REST: Motion =
     Motion { v: v2(0.0, 0.0), w: 0.0, v_bias: v2(0.0, 0.0), w_bias: 0.0 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The literals are what Chipmunk computes at run time.
+    #[test]
+    fn bias_rate_is_chipmunks() {
+        let per_second = f64::from(1.0_f32 - 0.1_f32).powf(60.0);
+        assert!((BIAS_RATE - (1.0 - per_second.powf(0.01))).abs() < 1e-16);
+    }
+}
