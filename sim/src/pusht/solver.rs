@@ -141,9 +141,11 @@ impl Arbiter {
         }
     }
 
-    /// One Gauss–Seidel round against a body that moves with `other` and does not turn.
-    pub(crate) fn solve(&mut self, block: &mut Motion, other: V2) {
+    /// One Gauss–Seidel round against a body that moves with `other` and does not turn. Whether
+    /// any impulse changed: once none does in a whole round, further rounds change nothing either.
+    pub(crate) fn solve(&mut self, block: &mut Motion, other: V2) -> bool {
         let n = self.normal;
+        let mut changed = false;
         for c in &mut self.contacts[..self.count] {
             let turn = c.r2.perp();
             let bias_speed = (block.v_bias + turn * block.w_bias).dot(n);
@@ -153,12 +155,15 @@ impl Arbiter {
             let sum = before + (c.bias - bias_speed) * c.mass;
             c.bias_impulse = if sum > 0.0 { sum } else { 0.0 };
             block.push_bias(n * (c.bias_impulse - before), c.r2);
+            changed |= c.bias_impulse != before;
 
             let before = c.impulse;
             let sum = before + -speed * c.mass;
             c.impulse = if sum > 0.0 { sum } else { 0.0 };
             block.push(n * (c.impulse - before), c.r2);
+            changed |= c.impulse != before;
         }
+        changed
     }
 }
 
