@@ -135,6 +135,41 @@ fn trajectories_are_gyms() {
     }
 }
 
+/// Actions that the Rust expert chose, in float32, replayed by the real gym-pusht.
+#[test]
+fn expert_episodes_are_gyms() {
+    let golden = Golden::open("pusht_expert.safetensors");
+    let (seeds, lengths) = (golden.u64("seed"), golden.u32("length"));
+    let (actions, pose) = (golden.f32("action"), golden.f64("pose"));
+    let (walls, success) = (golden.u32("wall"), golden.u8("success"));
+    let mut rest = actions.chunks_exact(2);
+    let mut errors = Vec::new();
+    for (e, &length) in lengths.iter().enumerate() {
+        let mut env = PushT::reset(seeds[e]);
+        let (last, mid) = pose[e * 12..e * 12 + 12].split_at(6);
+        let (mut error, mut solved): (f64, _) = (0.0, false);
+        for (k, action) in rest.by_ref().take(length as usize).enumerate() {
+            assert!(!solved, "episode {e} should end at step {k}");
+            let step = env.step([f64::from(action[0]), f64::from(action[1])]);
+            solved = step.is_success;
+            if k == length as usize / 2 {
+                error = largest(&row(&env, step.coverage), mid);
+            }
+            if k + 1 == length as usize {
+                error = error.max(largest(&row(&env, step.coverage), last));
+            }
+        }
+        assert_eq!(solved, success[e] == 1, "episode {e}");
+        assert_eq!(env.wall_touched(), walls[e] <= STEPS as u32, "episode {e}");
+        errors.push(error);
+    }
+    let (n, solved) = (errors.len(), success.iter().filter(|&&s| s == 1).count());
+    let [median, p90, max] = spread(errors);
+    println!("expert: {n} episodes, {solved} solved in gym-pusht and here");
+    println!("expert: median {median:.1e}, p90 {p90:.1e}, max {max:.1e}");
+    assert!(n >= 100 && max <= FREE, "{max:e}");
+}
+
 /// The slop as a double differs by 1.5e-9 px from Chipmunk's float literal: the comparison above
 /// must notice.
 #[test]

@@ -3,8 +3,8 @@
 Run:  /work/py/gym/bin/python tests/golden/pusht.py [--expert ACTIONS.safetensors]
       (pip install gym-pusht==0.1.8 pymunk==6.11.1 numpy==2.4.6 shapely safetensors)
 Out:  tests/golden/pusht.safetensors, with the versions that made it in its metadata;
-      with --expert also tests/golden/pusht_expert.safetensors: the same for recorded actions of
-      the Rust expert (tensors seed u64 [E], length u32 [E], action f32 [sum of lengths, 2]).
+      with --expert only tests/golden/pusht_expert.safetensors, from the actions that
+      `cargo run --release -p pathline-sim --example pusht_actions -- ACTIONS.safetensors` records.
 
 Tensors of pusht.safetensors
   reset.seed u64 [R], reset.state f64 [R,5]       env.reset(seed=...) -> observation
@@ -18,6 +18,9 @@ Tensors of pusht.safetensors
                                                   wall, 0 for the reset's substep, 301 for never
   <set>.dense f64 [4,300,6]                       episodes 0..3 at every step
   <set>.reward f64 [E,30], <set>.success u8 [E,30]
+Tensors of pusht_expert.safetensors: seed u64 [E], length u32 [E], action f32 [sum of lengths, 2],
+pose f64 [E,2,6] after the last and after the middle step (number length // 2 + 1), wall u32 [E],
+success u8 [E] at the last step.
 `random`: every 8 steps a new target anywhere in the box, held. LCG: s <- (1664525 s + 1013904223)
 mod 2^32, started at the seed; a coordinate is (s >> 8) * 512 / 2^24; x is drawn before y.
 `pusher`: a scripted pusher works at the block (see `pusher`), targets rounded to whole pixels (they

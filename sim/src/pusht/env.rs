@@ -94,7 +94,8 @@ impl PushT {
     }
 
     /// One control step (0.1 s): the agent is driven towards `action`, an absolute position in px
-    /// (gym's box is 0 to 512). `action` must be finite.
+    /// (gym's box is 0 to 512, which is not enforced, as there). A non-finite action leaves the
+    /// agent without a finite position; check actions before.
     pub fn step(&mut self, action: [f64; 2]) -> Outcome {
         let target = v2(action[0], action[1]);
         for _ in 0..SUBSTEPS {
@@ -193,6 +194,17 @@ mod tests {
         }
         assert_eq!(env.state(), twin.state());
         assert!(env.block_pose()[0] < 250.0);
+    }
+
+    #[test]
+    fn wild_actions_do_not_panic() {
+        for target in [[f64::NAN, 0.0], [f64::INFINITY, 1.0], [1e308, -1e308], [1e12, 1e12]] {
+            let mut env = PushT::reset(3);
+            for _ in 0..5 {
+                let outcome = env.step(target);
+                assert!((0.0..=1.0 + 1e-12).contains(&outcome.coverage), "{target:?}");
+            }
+        }
     }
 
     /// Reflection about the axis of the goal T maps an episode onto another one. The axis runs

@@ -31,6 +31,11 @@ impl Golden {
         self.raw(key, Dtype::F64).into_iter().map(f64::from_le_bytes).collect()
     }
 
+    /// A float32 tensor, flat.
+    pub(crate) fn f32(&self, key: &str) -> Vec<f32> {
+        self.raw(key, Dtype::F32).into_iter().map(f32::from_le_bytes).collect()
+    }
+
     /// An unsigned 64-bit tensor, flat.
     pub(crate) fn u64(&self, key: &str) -> Vec<u64> {
         self.raw(key, Dtype::U64).into_iter().map(u64::from_le_bytes).collect()
