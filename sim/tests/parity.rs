@@ -58,6 +58,8 @@ fn spread(mut errors: Vec<f64>) -> [f64; 3] {
 
 struct Compared {
     error: f64,
+    /// Whether every recorded pose is equal to the last bit.
+    equal: bool,
     walls: bool,
 }
 
@@ -72,20 +74,24 @@ fn replay(golden: &Golden, set: &str, prepare: impl Fn(PushT) -> PushT) -> Vec<C
     let mut out = Vec::new();
     for (e, actions) in actions(golden, set, &seeds).iter().enumerate() {
         let mut env = prepare(PushT::reset(seeds[e]));
-        let mut error: f64 = 0.0;
+        let (mut error, mut equal): (f64, _) = (0.0, true);
         for (k, &action) in actions.iter().enumerate() {
             let step = env.step(action);
             let got = row(&env, step.coverage);
+            let mut compare = |want: &[f64]| {
+                error = error.max(largest(&got, want));
+                equal &= got[..5] == want[..5];
+            };
             if (k + 1) % EVERY == 0 {
                 let at = (e * kept + k / EVERY) * 6;
-                error = error.max(largest(&got, &pose[at..at + 6]));
+                compare(&pose[at..at + 6]);
             }
             if e < DENSE {
                 let at = (e * STEPS + k) * 6;
-                error = error.max(largest(&got, &dense[at..at + 6]));
+                compare(&dense[at..at + 6]);
             }
         }
-        out.push(Compared { error, walls: walls[e] <= STEPS as u32 });
+        out.push(Compared { error, equal, walls: walls[e] <= STEPS as u32 });
     }
     out
 }
@@ -127,6 +133,8 @@ fn trajectories_are_gyms() {
         let (free, walls) = (pick(false), pick(true));
         let (n_free, n_walls) = (free.len(), walls.len());
         assert!(all.len() >= 100);
+        let equal = all.iter().filter(|c| c.equal).count();
+        println!("{set}: poses equal to the last bit in {equal} of {} episodes", all.len());
         let ([a, b, c], [d, e, f]) = (spread(free), spread(walls));
         println!("{set}, no wall: {n_free} episodes, median {a:.1e}, p90 {b:.1e}, max {c:.1e}");
         println!("{set}, walls:   {n_walls} episodes, median {d:.1e}, p90 {e:.1e}, max {f:.1e}");
