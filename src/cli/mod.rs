@@ -1,1 +1,3 @@
-//! (cli)
+//! One file a subcommand.
+pub(crate) mod train;
+pub(crate) mod eval;
