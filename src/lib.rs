@@ -25,3 +25,6 @@ pub mod train;
 
 #[cfg(feature = "node")]
 pub mod node;
+
+#[cfg(feature = "cli")]
+pub mod cli;

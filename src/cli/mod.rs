@@ -1,1 +1,3 @@
-//! (cli)
+//! The command line's parts.
+
+pub mod gif;
