@@ -25,6 +25,3 @@ pub mod train;
 
 #[cfg(feature = "node")]
 pub mod node;
-
-#[cfg(feature = "cli")]
-pub mod cli;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use gif::{DisposalMethod, Encoder, EncodingError, Frame, Repeat};
 
-use crate::{Error, Result};
+use pathline::{Error, Result};
 
 /// Frames that choose the palette.
 const SAMPLE: usize = 24;
@@ -26,7 +26,7 @@ const EXACT: usize = 24;
 type Rgb = [u8; 3];
 
 /// Writes RGB frames of one size as an endlessly repeating GIF.
-pub struct GifWriter {
+pub(crate) struct GifWriter {
     path: PathBuf,
     file: Option<File>,
     size: [u16; 2],
@@ -56,7 +56,7 @@ impl GifWriter {
     ///
     /// # Errors
     /// The file cannot be created, a side is 0 or beyond 65535, or `fps` is out of range.
-    pub fn create(path: &Path, width: u32, height: u32, fps: f64) -> Result<Self> {
+    pub(crate) fn create(path: &Path, width: u32, height: u32, fps: f64) -> Result<Self> {
         let side = |v: u32| u16::try_from(v).ok().filter(|&v| v > 0);
         let (Some(w), Some(h)) = (side(width), side(height)) else {
             let message = format!("a GIF's sides are 1 to 65535 px, not {width}×{height}");
@@ -85,7 +85,7 @@ impl GifWriter {
     ///
     /// # Errors
     /// `rgb` has another length, or the file cannot be written.
-    pub fn frame(&mut self, rgb: &[u8]) -> Result<()> {
+    pub(crate) fn frame(&mut self, rgb: &[u8]) -> Result<()> {
         let expected = usize::from(self.size[0]) * usize::from(self.size[1]) * 3;
         if rgb.len() != expected {
             let got = rgb.len();
@@ -103,7 +103,7 @@ impl GifWriter {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn pause(&mut self, secs: f64) -> Result<()> {
+    pub(crate) fn pause(&mut self, secs: f64) -> Result<()> {
         if self.stream.is_none() {
             self.open()?;
         }
@@ -115,7 +115,7 @@ impl GifWriter {
     ///
     /// # Errors
     /// The file cannot be written, or there was no frame at all.
-    pub fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         if self.stream.is_none() {
             self.open()?;
         }

@@ -1,3 +1,4 @@
-//! The command line's parts.
-
-pub mod gif;
+//! One file a subcommand.
+pub(crate) mod eval;
+pub(crate) mod gif;
+pub(crate) mod train;
