@@ -1,3 +1,4 @@
 //! One file a subcommand.
-pub(crate) mod train;
 pub(crate) mod eval;
+pub(crate) mod gif;
+pub(crate) mod train;
