@@ -1,12 +1,17 @@
 //! `pathline demos`: demonstrations by an expert, written as a LeRobotDataset v3.0.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use pathline::dataset::pusht::{self, Plan};
+use pathline::device;
+use pathline::policy::Policy;
+use pathline::train::dagger;
+use pathline::train::eval::EvalOptions;
+use pathline_sim::pusht::PushT;
 use pathline_sim::pusht::expert::ExpertConfig;
 use serde_json::json;
 
@@ -28,7 +33,7 @@ pub(crate) struct DemosArgs {
     episodes: usize,
     /// Seed of the first episode; the following episodes have the following seeds. The default is far from
     /// those that evaluations use.
-    #[arg(long, value_name = "S", default_value_t = 100_000)]
+    #[arg(long, value_name = "S", default_value_t = 1_000_000)]
     seed: u64,
     /// The folder to make; it must be new or empty.
     #[arg(long, value_name = "DIR")]
@@ -37,6 +42,15 @@ pub(crate) struct DemosArgs {
     /// the task after random actions.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.0, value_parser = share)]
     perturbed: f64,
+    /// DAgger: this policy drives --episodes episodes, and the expert takes over from states that it visits.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["perturbed", "mirror", "keep_failures"])]
+    policy: Option<PathBuf>,
+    /// With --policy: states drawn from each episode.
+    #[arg(long, value_name = "K", default_value_t = 4)]
+    takeovers: usize,
+    /// With --policy: control steps that the expert shows from each state.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    takeover_steps: usize,
     /// Write the mirror image of every episode as well.
     #[arg(long)]
     mirror: bool,
@@ -68,6 +82,9 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 /// Makes the demonstrations and prints what was written.
 pub(crate) fn run(args: DemosArgs) -> anyhow::Result<()> {
     let Task::Pusht = args.task;
+    if let Some(folder) = &args.policy {
+        return dagger(&args, folder);
+    }
     let plan = Plan {
         episodes: args.episodes,
         seed: args.seed,
@@ -123,6 +140,53 @@ pub(crate) fn run(args: DemosArgs) -> anyhow::Result<()> {
             made.failed.len()
         )?;
         writeln!(out, "next: pathline inspect {}", summary.dir.display())?;
+    }
+    Ok(())
+}
+
+/// Lets the policy drive and the expert take over.
+fn dagger(args: &DemosArgs, folder: &Path) -> anyhow::Result<()> {
+    let policy = Policy::load(folder, &device::cpu())?;
+    let options = EvalOptions {
+        episodes: args.episodes,
+        seed: args.seed,
+        n_action_steps: policy.config().n_action_steps,
+        latency_ticks: 0,
+        max_steps: PushT::MAX_STEPS,
+    };
+    let solver = policy.solver(None, None)?;
+    let (report, states) = dagger::visited(&policy, &solver, &options, args.takeovers)?;
+    let threads = args.threads.unwrap_or_else(rayon::current_num_threads);
+    let bar = ProgressBar::new(states.len() as u64);
+    bar.set_style(ProgressStyle::with_template(
+        "{pos}/{len} takeovers [{bar:30}] {per_sec}  eta {eta}",
+    )?);
+    let config = ExpertConfig::bulk();
+    let steps = args.takeover_steps;
+    let summary = pusht::takeovers(&args.out, &states, steps, &config, threads, |done| {
+        bar.set_position(done as u64);
+    })
+    .with_context(|| format!("no demonstrations in {}", args.out.display()))?;
+    bar.finish_and_clear();
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let report = json!({
+            "dir": summary.dir,
+            "episodes": summary.episodes,
+            "frames": summary.frames,
+            "policy_pc_success": report.pc_success,
+        });
+        writeln!(out, "{report}")?;
+    } else {
+        writeln!(
+            out,
+            "wrote {}: {} takeovers, {} frames; the policy solved {:.1} % of {} episodes",
+            summary.dir.display(),
+            summary.episodes,
+            summary.frames,
+            report.pc_success,
+            report.n_episodes
+        )?;
     }
     Ok(())
 }

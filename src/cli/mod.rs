@@ -2,3 +2,4 @@
 pub(crate) mod eval;
 pub(crate) mod gif;
 pub(crate) mod train;
+pub(crate) mod demos;

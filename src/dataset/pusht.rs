@@ -203,6 +203,37 @@ pub fn demonstrate(
     Ok((writer.finish()?, progress))
 }
 
+/// Lets the expert take over from each of `starts` for at most `max_steps` control steps, on `threads`
+/// threads, and writes what it does as one episode each.
+///
+/// This is the labelling half of DAgger: `starts` are states that a policy visited. `report` gets the number
+/// of episodes written. Starts that are already solved give no episode.
+pub fn takeovers(
+    dir: impl AsRef<Path>,
+    starts: &[PushT],
+    max_steps: usize,
+    cfg: &ExpertConfig,
+    threads: usize,
+    mut report: impl FnMut(usize),
+) -> Result<Summary> {
+    let mut writer = writer(dir)?;
+    if starts.is_empty() {
+        return Err(Error::Invalid("expected at least one state to take over from".into()));
+    }
+    let make = |number: u64| {
+        let start = starts.get(number as usize);
+        start.map(|env| expert::takeover(env.clone(), cfg, max_steps)).unwrap_or_default()
+    };
+    in_order(threads, make, |number, steps| {
+        if !steps.is_empty() {
+            writer.add_episode(&episode(&steps))?;
+        }
+        report(number as usize + 1);
+        Ok(number as usize + 1 < starts.len())
+    })?;
+    writer.finish()
+}
+
 // Calls `make` with 0, 1, 2 … on several threads and hands the results to `take` in that order, until it
 // answers false. Results that came too early wait; at most a few per thread are under way.
 fn in_order<T: Send>(
