@@ -10,8 +10,8 @@ use pathline::policy::Policy;
 use pathline::train::checkpoint;
 use pathline::train::recipe::Recipe;
 use pathline::train::run::train;
-use pathline_sim::pusht::expert::{self, ExpertConfig};
 use pathline_sim::pusht::PushT;
+use pathline_sim::pusht::expert::{self, ExpertConfig};
 
 /// A folder with a few expert episodes and a recipe for a tiny network.
 fn prepare(dir: &Path) -> PathBuf {
@@ -92,8 +92,7 @@ fn killed_at_any_moment_the_newest_checkpoint_is_whole() {
         if round > 0 {
             command.arg("--resume");
         }
-        let mut child =
-            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // Wait for a checkpoint that this process wrote, then a little more, different each time.
         let deadline = Instant::now() + Duration::from_secs(60);
         while checkpoint::list(&root).unwrap().last().is_none_or(|(step, _)| *step <= last) {

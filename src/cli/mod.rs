@@ -1,3 +1,3 @@
 //! One file a subcommand.
-pub(crate) mod train;
 pub(crate) mod eval;
+pub(crate) mod train;

@@ -180,7 +180,9 @@ impl PolicyConfig {
         for (features, key) in [(&self.input_features, STATE), (&self.output_features, ACTION)] {
             match features.get(key).map(|feature| feature.shape.as_slice()) {
                 Some([n]) if (1..=256).contains(n) => {}
-                Some(shape) => return fail(format!("{key}: expected shape [1..256], got {shape:?}")),
+                Some(shape) => {
+                    return fail(format!("{key}: expected shape [1..256], got {shape:?}"));
+                }
                 None => return fail(format!("feature {key}: expected, but missing")),
             }
         }

@@ -51,8 +51,7 @@ pub fn encode(encoder: &FeatureEncoder, observations: &[f32], n_obs: usize, out:
     let goal = in_body([-now.body[0], -now.body[1]]);
     let agent = in_body(minus(now.agent, now.body));
     let angle = now.angle / std::f64::consts::PI;
-    let quantities =
-        [offset[0], offset[1], goal[0], goal[1], agent[0], agent[1], angle];
+    let quantities = [offset[0], offset[1], goal[0], goal[1], agent[0], agent[1], angle];
     out.extend(quantities.iter().map(|&q| q as f32));
     for octave in 0..*octaves {
         let frequency = std::f64::consts::PI * f64::from(1u32 << octave);
@@ -65,9 +64,7 @@ pub fn encode(encoder: &FeatureEncoder, observations: &[f32], n_obs: usize, out:
         let agent = in_body(minus(now.agent, past.agent));
         let body = in_body(minus(now.body, past.body));
         let turn = wrap(now.angle - past.angle);
-        out.extend(
-            [agent[0], agent[1], body[0], body[1], turn].map(|m| (MOTION_GAIN * m) as f32),
-        );
+        out.extend([agent[0], agent[1], body[0], body[1], turn].map(|m| (MOTION_GAIN * m) as f32));
     }
 }
 
@@ -108,7 +105,11 @@ mod tests {
     fn row(agent: [f64; 2], body: [f64; 2], angle: f64) -> Vec<f32> {
         let half = rotate([0.1, 0.0], angle);
         [
-            agent[0], agent[1], body[0] - half[0], body[1] - half[1], body[0] + half[0],
+            agent[0],
+            agent[1],
+            body[0] - half[0],
+            body[1] - half[1],
+            body[0] + half[0],
             body[1] + half[1],
         ]
         .map(|v| v as f32)

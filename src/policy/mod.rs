@@ -174,7 +174,12 @@ impl Policy {
     }
 
     /// A policy around a network that is being trained.
-    pub fn from_parts(config: PolicyConfig, processor: Processor, net: Net, device: Device) -> Self {
+    pub fn from_parts(
+        config: PolicyConfig,
+        processor: Processor,
+        net: Net,
+        device: Device,
+    ) -> Self {
         Self { config, processor, net, device, folder: PathBuf::new() }
     }
 

@@ -173,7 +173,8 @@ pub fn save(dir: &Path, config: &PolicyConfig, stats: &Stats) -> Result<()> {
     let output = json!({
         "eps": EPS, "features": config.output_features, "norm_map": config.normalization_mapping,
     });
-    let step = |name: &str, step_config: Value| json!({"registry_name": name, "config": step_config});
+    let step =
+        |name: &str, step_config: Value| json!({"registry_name": name, "config": step_config});
     let device = || step("device_processor", json!({"device": "cpu", "float_dtype": null}));
     let relative = json!({"enabled": config.use_relative_actions, "exclude_joints": []});
     let mut normalize = step("normalizer_processor", normalizer);
@@ -265,7 +266,8 @@ fn read(path: &Path) -> Result<(Steps, Option<Stats>)> {
     let mut out = Steps::new();
     let mut stats = None;
     for step in steps {
-        let name = step.get("registry_name").and_then(Value::as_str).unwrap_or("(no registry_name)");
+        let name =
+            step.get("registry_name").and_then(Value::as_str).unwrap_or("(no registry_name)");
         if !KNOWN.contains(&name) {
             let message = format!("unknown step {name}; this version knows {}", KNOWN.join(", "));
             return Err(Error::config(path, message));
@@ -288,7 +290,10 @@ fn read(path: &Path) -> Result<(Steps, Option<Stats>)> {
 
 fn read_stats(dir: &Path, file: &str) -> Result<Stats> {
     if file.contains(['/', '\\']) || file.contains("..") {
-        return Err(Error::config(dir, format!("state_file: expected a plain file name, got {file}")));
+        return Err(Error::config(
+            dir,
+            format!("state_file: expected a plain file name, got {file}"),
+        ));
     }
     let path = dir.join(file);
     let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;

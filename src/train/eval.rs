@@ -100,8 +100,10 @@ pub fn evaluate(
     }
     let start = Instant::now();
     let noise = Noise::new(options.seed);
-    let mut episodes: Vec<Running> =
-        (0..options.episodes).into_par_iter().map(|i| begin(policy, options.seed + i as u64)).collect();
+    let mut episodes: Vec<Running> = (0..options.episodes)
+        .into_par_iter()
+        .map(|i| begin(policy, options.seed + i as u64))
+        .collect();
     for tick in 0..options.max_steps {
         for (i, episode) in episodes.iter_mut().enumerate().filter(|(_, e)| !e.done) {
             observe(episode);
@@ -128,15 +130,19 @@ pub fn evaluate(
 pub fn check_task(policy: &Policy) -> Result<()> {
     let config = policy.config();
     let dims = (config.state_dim(), config.environment_dim(), config.action_dim());
-    if dims == (2, 16, 2) { Ok(()) } else { Err(Error::Invalid(format!(
-        "policy for PushT: expected observation.state [2], observation.environment_state [16] and \
-         action [2], got [{}], [{}] and [{}]", dims.0, dims.1, dims.2
-    ))) }
+    if dims == (2, 16, 2) {
+        Ok(())
+    } else {
+        Err(Error::Invalid(format!(
+            "policy for PushT: expected observation.state [2], observation.environment_state [16] and \
+         action [2], got [{}], [{}] and [{}]",
+            dims.0, dims.1, dims.2
+        )))
+    }
 }
 
 fn begin(policy: &Policy, seed: u64) -> Running {
-    let result =
-        EpisodeResult { seed, success: false, steps: 0, sum_reward: 0.0, max_reward: 0.0 };
+    let result = EpisodeResult { seed, success: false, steps: 0, sum_reward: 0.0, max_reward: 0.0 };
     Running {
         env: PushT::reset(seed),
         history: Vec::with_capacity(policy.config().n_obs_steps),
@@ -195,7 +201,8 @@ fn replan(
 }
 
 fn act(episode: &mut Running, tick: usize, options: &EvalOptions) {
-    if let Some((from, chunk)) = episode.pending.take_if(|(from, _)| tick >= *from + options.latency_ticks)
+    if let Some((from, chunk)) =
+        episode.pending.take_if(|(from, _)| tick >= *from + options.latency_ticks)
     {
         episode.chunk = chunk;
         episode.chunk_tick = from;

@@ -161,7 +161,8 @@ impl AdamW {
         };
         for ((name, var), grad) in self.vars.iter().zip(&flat) {
             let Some(state) = self.states.get_mut(name) else { continue };
-            let decay = if var.dims().len() > 1 { (lr * self.config.weight_decay) as f32 } else { 0.0 };
+            let decay =
+                if var.dims().len() > 1 { (lr * self.config.weight_decay) as f32 } else { 0.0 };
             let mut weights = to_vec(var)?;
             scale.apply(&mut weights, grad, state, 1.0 - decay);
             var.set(&Tensor::from_vec(weights, var.dims(), var.device())?)?;
@@ -266,8 +267,12 @@ mod tests {
 
     #[test]
     fn warm_up_rises_and_the_cosine_falls_to_its_end() {
-        let config =
-            OptimizerConfig { lr: 1.0, warmup_steps: 10, final_lr_ratio: 0.1, ..Default::default() };
+        let config = OptimizerConfig {
+            lr: 1.0,
+            warmup_steps: 10,
+            final_lr_ratio: 0.1,
+            ..Default::default()
+        };
         assert!((config.lr_at(4, 110) - 0.5).abs() < 1e-12);
         assert!((config.lr_at(10, 110) - 1.0).abs() < 1e-12);
         assert!((config.lr_at(60, 110) - 0.55).abs() < 1e-12);
@@ -292,7 +297,8 @@ mod tests {
                 v[i] = 0.99 * v[i] + 0.01 * g * g;
                 let m_hat = m[i] / (1.0 - 0.9f64.powi(step));
                 let v_hat = v[i] / (1.0 - 0.99f64.powi(step));
-                expected[i] = expected[i] * (1.0 - 0.1 * 0.01) - 0.1 * m_hat / (v_hat.sqrt() + 1e-8);
+                expected[i] =
+                    expected[i] * (1.0 - 0.1 * 0.01) - 0.1 * m_hat / (v_hat.sqrt() + 1e-8);
             }
         }
         let got: Vec<f32> = w.as_tensor().flatten_all().unwrap().to_vec1().unwrap();

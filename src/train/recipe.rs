@@ -141,9 +141,8 @@ impl Recipe {
 }
 
 fn set(table: &mut toml::Table, entry: &str) -> Result<(), String> {
-    let (key, value) = entry
-        .split_once('=')
-        .ok_or_else(|| format!("expected a.b=value, got {entry}"))?;
+    let (key, value) =
+        entry.split_once('=').ok_or_else(|| format!("expected a.b=value, got {entry}"))?;
     let parsed = toml::from_str::<toml::Table>(&format!("value = {value}"))
         .ok()
         .and_then(|mut parsed| parsed.remove("value"))

@@ -270,11 +270,8 @@ impl Log {
         let loss = self.metrics.iter().map(|m| (m.step as f64, m.loss)).collect();
         let series = [Series { name: "loss".into(), points: loss }];
         line_plot(&self.dir.join("loss.png"), "Training", "step", "CFM loss", &series, true)?;
-        let points: Vec<_> = self
-            .metrics
-            .iter()
-            .filter_map(|m| Some((m.step as f64, m.pc_success?)))
-            .collect();
+        let points: Vec<_> =
+            self.metrics.iter().filter_map(|m| Some((m.step as f64, m.pc_success?))).collect();
         if points.len() > 1 {
             let series = [Series { name: "success".into(), points }];
             let path = self.dir.join("success.png");
@@ -297,12 +294,15 @@ struct Progress {
 impl Progress {
     fn new(step: usize, total: usize) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let target =
-            if terminal { ProgressDrawTarget::stderr_with_hz(4) } else { ProgressDrawTarget::hidden() };
+        let target = if terminal {
+            ProgressDrawTarget::stderr_with_hz(4)
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(Some(total as u64), target);
-        if let Ok(style) = ProgressStyle::with_template(
-            "{pos}/{len} [{bar:30}] {per_sec} eta {eta} {msg}",
-        ) {
+        if let Ok(style) =
+            ProgressStyle::with_template("{pos}/{len} [{bar:30}] {per_sec} eta {eta} {msg}")
+        {
             bar.set_style(style);
         }
         bar.reset_eta();

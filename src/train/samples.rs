@@ -156,7 +156,9 @@ impl Demonstrations {
                     .iter()
                     .flat_map(|range| range.start..range.end.saturating_sub(row).max(range.start))
                     .flat_map(|frame| (0..d).map(move |i| (frame, i)))
-                    .map(|(frame, i)| self.action[(frame + row) * d + i] - self.state[frame * d + i])
+                    .map(|(frame, i)| {
+                        self.action[(frame + row) * d + i] - self.state[frame * d + i]
+                    })
                     .collect();
                 for (name, values) in moments(relative.chunks_exact(d), d) {
                     rows.entry(name).or_default().extend(values);
