@@ -44,7 +44,8 @@ fn values(tensor: &Tensor) -> Vec<f64> {
 /// quotient's. Step and tolerance suit the parameters' dtype.
 fn check(params: &[(String, Var)], loss: &dyn Fn() -> Result<Tensor>) -> Vec<String> {
     assert!(!params.is_empty());
-    let grads = loss().unwrap().backward().unwrap();
+    let value = loss().unwrap();
+    let (grads, value) = (value.backward().unwrap(), values(&value)[0]);
     let mut faults = Vec::new();
     for (i, (name, var)) in params.iter().enumerate() {
         let Some(grad) = grads.get(var) else {
@@ -78,7 +79,7 @@ fn check(params: &[(String, Var)], loss: &dyn Fn() -> Result<Tensor>) -> Vec<Str
         };
         let quotient = (at(step) - at(-step)) / (2.0 * step);
         var.set(&original).unwrap();
-        let rounding = 20.0 * epsilon * values(&loss().unwrap())[0].abs() / step;
+        let rounding = 20.0 * epsilon * value.abs() / step;
         if (quotient - expected).abs() > tolerance * (norm + expected.abs()) + rounding {
             faults.push(format!("{name}: slope {expected}, difference quotient {quotient}"));
         }

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 NETWORKS = {
     "film": dict(action_dim=2, cond_dim=5, down_dims=[8, 8, 16], kernel_size=5, n_groups=4,
                  diffusion_step_embed_dim=8, use_film_scale_modulation=True),
-    "shift": dict(action_dim=3, cond_dim=4, down_dims=[8, 4], kernel_size=3, n_groups=4,
+    "shift": dict(action_dim=3, cond_dim=4, down_dims=[8, 4], kernel_size=3, n_groups=2,
                   diffusion_step_embed_dim=6, use_film_scale_modulation=False),
     "flat": dict(action_dim=1, cond_dim=2, down_dims=[8], kernel_size=3, n_groups=2,
                  diffusion_step_embed_dim=4, use_film_scale_modulation=True),
