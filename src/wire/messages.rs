@@ -1,5 +1,7 @@
 //! The messages as the `.msg` files have them, except `ActionChunk`: see [`super::ActionChunkMsg`].
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use super::cdr::{CdrResult, Reader, Writer, mismatch};
 use super::{MAX_IMAGE, MAX_IMAGES};
 use crate::Result;
@@ -33,7 +35,7 @@ impl Time {
     /// The wall clock, for stamps.
     #[allow(clippy::disallowed_methods, reason = "the one place where wire stamps come from")]
     pub fn now() -> Self {
-        let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::from_ns(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
     }
 
