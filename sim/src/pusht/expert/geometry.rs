@@ -64,13 +64,16 @@ impl Pose {
         V2::new(self.cos * b.x - self.sin * b.y, self.sin * b.x + self.cos * b.y)
     }
 
+    pub(super) fn rotate_back(&self, w: V2) -> V2 {
+        V2::new(self.cos * w.x + self.sin * w.y, self.cos * w.y - self.sin * w.x)
+    }
+
     pub(super) fn to_world(self, b: V2) -> V2 {
         self.p + self.rotate(b)
     }
 
     pub(super) fn to_body(self, w: V2) -> V2 {
-        let d = w - self.p;
-        V2::new(self.cos * d.x + self.sin * d.y, self.cos * d.y - self.sin * d.x)
+        self.rotate_back(w - self.p)
     }
 
     pub(super) fn compose(&self, rel: &Self) -> Self {
