@@ -12,7 +12,12 @@ fn main() {
         |i: usize, default: u64| args.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);
     let is_perturbed = args.get(1).is_some_and(|a| a == "perturbed");
     let (first, count) = (number(2, 100_000), number(3, 100));
-    let cfg = ExpertConfig { beam: number(4, 32) as usize, ..ExpertConfig::default() };
+    let d = ExpertConfig::default();
+    let cfg = ExpertConfig {
+        beam: number(4, 32) as usize,
+        replan_ticks: number(5, d.replan_ticks as u64) as usize,
+        ..d
+    };
     let start = Instant::now();
     let (mut lengths, mut failed) = (Vec::new(), Vec::new());
     for seed in first..first + count {

@@ -25,11 +25,13 @@ pub struct ExpertConfig {
     pub depth: usize,
     /// Plans whose first push is fitted to the simulator before the best fit is taken.
     pub max_fits: usize,
+    /// Control steps after which a plan is made anew even where all goes as predicted.
+    pub replan_ticks: usize,
 }
 
 impl Default for ExpertConfig {
     fn default() -> Self {
-        Self { beam: 32, depth: 3, max_fits: 4 }
+        Self { beam: 32, depth: 3, max_fits: 4, replan_ticks: 4 }
     }
 }
 
@@ -85,7 +87,7 @@ impl Expert {
                 return action_for(p, v, pose.rotate(normal) * ESCAPE_SPEED);
             }
             self.drive = self.plan(env).map(|f| f.drive);
-            self.ticks_left = 120;
+            self.ticks_left = self.cfg.replan_ticks;
         }
         self.ticks_left = self.ticks_left.saturating_sub(1);
         let Some(drive) = &mut self.drive else {
@@ -111,6 +113,7 @@ impl Expert {
             &Problem {
                 block: settled,
                 agent: p,
+                velocity: v,
                 from_here: &from_here,
                 beam: self.cfg.beam,
                 depth: self.cfg.depth,

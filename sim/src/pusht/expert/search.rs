@@ -16,6 +16,8 @@ pub(super) const SOLVED: f64 = 0.957;
 const CRUISE_PX_PER_TICK: f64 = 16.0;
 /// Control steps lost to acceleration and corners on an approach.
 const APPROACH_STEPS: f64 = 3.0;
+/// Control steps lost per px/s of velocity that does not lead to the push.
+const TURN_STEPS: f64 = 0.02;
 /// Control steps lost to braking at the end of a push.
 const STOP_STEPS: f64 = 3.0;
 const PUSH_PX_PER_TICK: f64 = 9.0;
@@ -77,6 +79,7 @@ pub(super) struct Search {
 pub(super) struct Problem<'a> {
     pub(super) block: Pose,
     pub(super) agent: V2,
+    pub(super) velocity: V2,
     /// Pushes from where the agent is, only for the first push.
     pub(super) from_here: &'a [Prim],
     pub(super) beam: usize,
@@ -110,7 +113,8 @@ impl Search {
             limits.is_root = level == 0;
             for i in 0..self.beam.len() {
                 let node = self.beam[i];
-                self.expand(lib, &node, &mut limits);
+                let velocity = if level == 0 { problem.velocity } else { V2::zeros() };
+                self.expand(lib, &node, velocity, &mut limits);
                 if level == 0 {
                     for (k, prim) in problem.from_here.iter().enumerate() {
                         self.stops(lib, &node, (lib.prims.len() + k, prim), 0.0, &mut limits);
@@ -155,10 +159,14 @@ impl Search {
     }
 
     /// Adds the node's successors by the library's primitives to the candidates.
-    fn expand(&mut self, lib: &Library, node: &Node, limits: &mut Limits) {
+    fn expand(&mut self, lib: &Library, node: &Node, velocity: V2, limits: &mut Limits) {
         lib.lengths.fill(&node.pose, node.agent, &lib.prims, &mut self.lengths);
         for (index, prim) in lib.prims.iter().enumerate() {
-            let approach = self.lengths[index] / CRUISE_PX_PER_TICK + APPROACH_STEPS;
+            // Turning a moving agent round takes time; it also keeps a plan under way in favour.
+            let way = node.pose.to_world(prim.pre) - node.agent;
+            let turn = velocity.norm() - velocity.dot(&way) / way.norm().max(1.0);
+            let approach =
+                self.lengths[index] / CRUISE_PX_PER_TICK + APPROACH_STEPS + TURN_STEPS * turn;
             self.stops(lib, node, (index, prim), approach, limits);
         }
     }
