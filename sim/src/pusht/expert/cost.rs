@@ -35,11 +35,30 @@ impl Goal {
     }
 }
 
-/// Cost to go in control steps of a pose that is not yet solved, from its keypoint RMS (px), angle
-/// error (rad) and distance to the walls (px).
-pub(super) fn cost_to_go(rms: f64, angle: f64, wall_margin: f64) -> f64 {
-    let walls = 0.3 * (30.0 - wall_margin).max(0.0);
-    18.0 + 0.25 * rms + 18.0 * angle + 7.0 * (rms / 3.0).ln_1p() + walls
+/// The part of J that depends on the RMS, tabulated: the search evaluates it millions of times.
+pub(super) struct RmsCost {
+    table: Vec<f64>,
+}
+
+impl RmsCost {
+    const PER_PX: f64 = 2.0;
+
+    pub(super) fn new() -> Self {
+        let cost = |rms: f64| 0.25 * rms + 7.0 * (rms / 3.0).ln_1p();
+        Self { table: (0..2048).map(|i| cost(f64::from(i) / Self::PER_PX)).collect() }
+    }
+
+    fn at(&self, rms: f64) -> f64 {
+        let x = rms * Self::PER_PX;
+        let k = (x as usize).min(self.table.len() - 2);
+        self.table[k] + (self.table[k + 1] - self.table[k]) * (x - k as f64)
+    }
+
+    /// Cost to go in control steps of a pose that is not yet solved, from its keypoint RMS (px),
+    /// angle error (rad) and distance to the walls (px).
+    pub(super) fn to_go(&self, rms: f64, angle: f64, wall_margin: f64) -> f64 {
+        18.0 + self.at(rms) + 18.0 * angle + 0.3 * (30.0 - wall_margin).max(0.0)
+    }
 }
 
 /// |Δθ| to the goal in rad.

@@ -184,13 +184,14 @@ pub(super) fn segment_distance(a: V2, b: V2) -> f64 {
     best
 }
 
-/// Smallest distance of the T's corners to the inner edges of the walls (negative: overlap).
+/// Smallest distance of the T's corners to the inner edges of the walls (negative: overlap); 30 px
+/// or more may come back as 30.
 pub(super) fn wall_margin(pose: &Pose) -> f64 {
-    // No corner is farther than 122 px from the origin.
-    let centre = (pose.p.x - WALL_LO).min(pose.p.y - WALL_LO);
-    let centre = centre.min(WALL_HI - pose.p.x).min(WALL_HI - pose.p.y);
-    if centre > 122.0 + 60.0 {
-        return 60.0;
+    // No corner is farther than 76.5 px from the centre of gravity.
+    let c = pose.to_world(V2::new(0.0, COG_Y));
+    let centre = (c.x - WALL_LO).min(c.y - WALL_LO).min(WALL_HI - c.x).min(WALL_HI - c.y);
+    if centre > 76.5 + 30.0 {
+        return 30.0;
     }
     let mut m = f64::INFINITY;
     for c in CORNERS {

@@ -38,7 +38,7 @@ impl Default for ExpertConfig {
 impl ExpertConfig {
     /// Settings for making many demonstrations: a narrower beam.
     pub fn bulk() -> Self {
-        Self { beam: 24, max_fits: 3, ..Self::default() }
+        Self { beam: 24, ..Self::default() }
     }
 }
 

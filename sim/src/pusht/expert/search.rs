@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 
 use super::approach::{Lengths, in_arena};
-use super::cost::{Goal, angle_error, cost_to_go, coverage};
+use super::cost::{Goal, RmsCost, angle_error, coverage};
 use super::geometry::{Pose, V2, wall_margin};
 use super::model::{Prim, ROW_PX, primitives};
 
@@ -23,6 +23,8 @@ const STOP_STEPS: f64 = 3.0;
 const PUSH_PX_PER_TICK: f64 = 9.0;
 const CONTACT_SPACING_PX: f64 = 6.0;
 const DIRECTIONS: [f64; 3] = [0.0, -0.6, 0.6];
+/// Cost above the best leaf up to which other leaves are kept, for when the best cannot be fitted.
+const LEAF_SLACK: f64 = 4.0;
 /// Clearance of planned approaches, px from the T to the agent's centre.
 pub(super) const CLEAR: f64 = 22.0;
 
@@ -31,6 +33,7 @@ pub(super) struct Library {
     pub(super) prims: Vec<Prim>,
     lengths: Lengths,
     goal: Goal,
+    cost: RmsCost,
 }
 
 impl Library {
@@ -40,7 +43,7 @@ impl Library {
         LIBRARY.get_or_init(|| {
             let prims = primitives(CONTACT_SPACING_PX, &DIRECTIONS);
             let lengths = Lengths::new(&prims, CLEAR);
-            Self { prims, lengths, goal: Goal::new() }
+            Self { prims, lengths, goal: Goal::new(), cost: RmsCost::new() }
         })
     }
 }
@@ -89,7 +92,9 @@ pub(super) struct Problem<'a> {
 /// What bounds the successors of a node.
 struct Limits {
     is_root: bool,
+    is_last: bool,
     wall: f64,
+    /// Cost from which a successor is of no use.
     cost: f64,
 }
 
@@ -107,10 +112,11 @@ impl Search {
         let root = Node { pose, agent, steps: 0.0, f: 0.0, solved: false, push: none, first: none };
         self.beam.push(root);
         let wall = (wall_margin(&pose) - 0.3).min(2.0);
-        let mut limits = Limits { is_root: true, wall, cost: f64::INFINITY };
+        let mut limits = Limits { is_root: true, is_last: false, wall, cost: f64::INFINITY };
         for level in 0..problem.depth {
             self.candidates.clear();
             limits.is_root = level == 0;
+            limits.is_last = level + 1 == problem.depth;
             for i in 0..self.beam.len() {
                 let node = self.beam[i];
                 let velocity = if level == 0 { problem.velocity } else { V2::zeros() };
@@ -197,6 +203,9 @@ impl Search {
         let (mut last, mut before_last) = (f64::INFINITY, f64::INFINITY);
         for (k, row) in prim.rows.iter().enumerate() {
             let travel = (k + 1) as f64 * ROW_PX;
+            if start + (prim.free + travel) / PUSH_PX_PER_TICK > limits.cost {
+                break;
+            }
             let pose = node.pose.compose(row);
             let margin = wall_margin(&pose);
             if margin < limits.wall || !in_arena(node.pose.to_world(prim.touch + prim.dir * travel))
@@ -223,13 +232,13 @@ impl Search {
                     limits.cost = limits.cost.min(n.f);
                     self.candidates.push(n);
                 } else {
-                    let j = cost_to_go(fine.0, angle_error(&fine.2), margin);
+                    let j = lib.cost.to_go(fine.0, angle_error(&fine.2), margin);
                     self.candidates.push(make(fine.2, fine.1, j, false));
                 }
             }
             (before_last, last) = (last, rms);
             let angle = angle_error(&pose);
-            let j = cost_to_go(rms, angle, margin);
+            let j = lib.cost.to_go(rms, angle, margin);
             let f = j + travel / PUSH_PX_PER_TICK;
             for (slot, value) in best.iter_mut().zip([f, rms, angle]) {
                 if value < slot.0 {
@@ -240,13 +249,17 @@ impl Search {
                 self.candidates.push(make(pose, travel, j, false));
             }
         }
-        // The three often coincide.
-        for i in 0..3 {
+        // The three often coincide; a leaf needs only the first.
+        for i in 0..if limits.is_last { 1 } else { 3 } {
             let (value, k) = best[i];
             if value.is_finite() && !best[..i].iter().any(|b| b.1 == k) {
                 let pose = node.pose.compose(&prim.rows[k]);
-                let j = cost_to_go(lib.goal.rms(&pose), angle_error(&pose), wall_margin(&pose));
-                self.candidates.push(make(pose, (k + 1) as f64 * ROW_PX, j, false));
+                let j = lib.cost.to_go(lib.goal.rms(&pose), angle_error(&pose), wall_margin(&pose));
+                let n = make(pose, (k + 1) as f64 * ROW_PX, j, false);
+                if limits.is_last {
+                    limits.cost = limits.cost.min(n.f + LEAF_SLACK);
+                }
+                self.candidates.push(n);
             }
         }
     }
