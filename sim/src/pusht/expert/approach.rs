@@ -128,6 +128,13 @@ pub(super) struct Path {
     pub(super) len: usize,
 }
 
+impl Path {
+    /// The path of an agent that is there already.
+    pub(super) fn none(agent: V2) -> Self {
+        Self { points: [agent; MAX_POINTS], len: 1 }
+    }
+}
+
 /// Shortest free path from the agent to a point given in the body frame.
 pub(super) fn path(pose: &Pose, agent: V2, to: V2, clear: f64) -> Option<Path> {
     let nodes = corners(clear);
