@@ -3,7 +3,7 @@
 //! Everything periodic is `Drop`: a `Block` publisher stalls its caller for up to 5 s and then
 //! closes the transport. Source: zenoh 1.10, ROS 2's rmw_zenoh for the attachment.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use zenoh::handlers::FifoChannelHandler;
@@ -15,8 +15,11 @@ use zenoh::sample::{Sample, SampleKind};
 use zenoh::{Session, Wait};
 
 use super::clock::wall_nanos;
-use crate::wire::attachment::Attachment;
+use crate::wire::{self, Attachment, Congestion, Qos};
 use crate::{Error, Result};
+
+/// Encoding of everything that is JSON.
+pub(crate) const JSON: &str = "application/json";
 
 /// A zenoh error as text.
 pub(crate) fn bus_error(what: &str) -> impl Fn(zenoh::Error) -> Error + '_ {
@@ -30,30 +33,32 @@ pub(crate) struct Outlet {
     gid: [u8; 16],
 }
 
+/// Numbers the publishers of this process, so that each has a name of its own.
+static PUBLISHERS: AtomicU32 = AtomicU32::new(1);
+
 impl Outlet {
-    /// Declares the publisher: `Drop`, express, with this priority and encoding.
-    pub(crate) fn declare(
-        session: &Session,
-        key: &str,
-        encoding: &str,
-        priority: Priority,
-    ) -> Result<Self> {
+    /// Declares the publisher with this encoding and quality of service.
+    pub(crate) fn declare(session: &Session, key: &str, encoding: &str, qos: Qos) -> Result<Self> {
         let publisher = session
             .declare_publisher(key.to_owned())
             .encoding(encoding)
-            .congestion_control(CongestionControl::Drop)
-            .priority(priority)
-            .express(true)
+            .congestion_control(match qos.congestion {
+                Congestion::Drop => CongestionControl::Drop,
+                Congestion::Block => CongestionControl::Block,
+            })
+            .priority(priority(qos.priority))
+            .express(qos.express)
             .wait()
             .map_err(bus_error(key))?;
-        Ok(Self { publisher, sequence: AtomicI64::new(0), gid: gid(session, key) })
+        let number = PUBLISHERS.fetch_add(1, Ordering::Relaxed);
+        let gid = wire::gid(session.zid().to_le_bytes(), number);
+        Ok(Self { publisher, sequence: AtomicI64::new(0), gid })
     }
 
     /// Puts one message. The sequence counts from 1, as rmw_zenoh's does.
     pub(crate) fn put(&self, payload: Vec<u8>) -> Result<()> {
-        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
-        let attachment =
-            Attachment { sequence, source_timestamp_nanos: wall_nanos(), gid: self.gid };
+        let seq = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let attachment = Attachment { seq, source_time_ns: wall_nanos(), gid: self.gid };
         self.publisher
             .put(payload)
             .attachment(attachment.encode().to_vec())
@@ -62,17 +67,16 @@ impl Outlet {
     }
 }
 
-/// A 16-byte name of one publisher: the session's id mixed with the key (FNV-1a, two lanes).
-fn gid(session: &Session, key: &str) -> [u8; 16] {
-    let mut gid = [0u8; 16];
-    let zid = session.zid().to_string();
-    for (half, offset) in [0xcbf2_9ce4_8422_2325_u64, 0x8422_2325_cbf2_9ce4].iter().enumerate() {
-        let hash = zid.bytes().chain(key.bytes()).fold(*offset, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        gid[half * 8..half * 8 + 8].copy_from_slice(&hash.to_le_bytes());
+fn priority(priority: wire::Priority) -> Priority {
+    match priority {
+        wire::Priority::RealTime => Priority::RealTime,
+        wire::Priority::InteractiveHigh => Priority::InteractiveHigh,
+        wire::Priority::InteractiveLow => Priority::InteractiveLow,
+        wire::Priority::DataHigh => Priority::DataHigh,
+        wire::Priority::Data => Priority::Data,
+        wire::Priority::DataLow => Priority::DataLow,
+        wire::Priority::Background => Priority::Background,
     }
-    gid
 }
 
 /// Declares a liveliness token.

@@ -3,8 +3,8 @@
 //! What: `-m -e -l -c --cfg --no-multicast-scouting` mean what they mean in zenoh's examples.
 //! Defaults differ from zenoh's, which listen on every interface and accept messages of 1 GiB:
 //! here loopback only, multicast off, 64 MiB at most, no traffic that the user did not ask for.
-//! Topology: a star. The node that answers ([`Role::Hub`]: `serve`) is a router, the others
-//! ([`Role::Spoke`]) are its clients, because peers do not relay for each other since zenoh 1.9:
+//! Topology: a star. The node that answers ([`Place::Hub`]: `serve`) is a router, the others
+//! ([`Place::Spoke`]) are its clients, because peers do not relay for each other since zenoh 1.9:
 //! a recorder that only knows the policy node would otherwise never see the observations.
 //! Source: zenoh 1.10 DEFAULT_CONFIG.json5; examples/src/lib.rs of zenoh for the flags.
 
@@ -26,7 +26,7 @@ const LEASE_MS: u32 = 2_000;
 
 /// What a node is in the star when the user names no mode and no endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum Place {
     /// Listens and relays: `serve`.
     Hub,
     /// Connects: `sim`, `record`, `replay`, a robot.
@@ -36,7 +36,7 @@ pub enum Role {
 /// zenoh's own flags, as data; the command line fills it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BusConfig {
-    /// `-m`: `peer`, `client` or `router`; by default the role decides.
+    /// `-m`: `peer`, `client` or `router`; by default the place decides.
     pub mode: Option<String>,
     /// `-e`: endpoints to connect to, for example `tcp/127.0.0.1:7447`.
     pub connect: Vec<String>,
@@ -61,36 +61,36 @@ impl BusConfig {
         Self { connect: vec![endpoint.into()], ..Self::default() }
     }
 
-    /// The endpoints that a node of this role connects to and listens on, in that order.
-    pub fn endpoints(&self, role: Role) -> (Vec<String>, Vec<String>) {
+    /// The endpoints that a node of this place connects to and listens on, in that order.
+    pub fn endpoints(&self, place: Place) -> (Vec<String>, Vec<String>) {
         let silent = self.connect.is_empty() && self.listen.is_empty() && self.config.is_none();
         let default = vec![DEFAULT_ENDPOINT.to_owned()];
-        match role {
-            Role::Hub if silent => (Vec::new(), default),
-            Role::Spoke if silent => (default, Vec::new()),
+        match place {
+            Place::Hub if silent => (Vec::new(), default),
+            Place::Spoke if silent => (default, Vec::new()),
             _ => (self.connect.clone(), self.listen.clone()),
         }
     }
 
-    /// The zenoh configuration for a node of this role.
+    /// The zenoh configuration for a node of this place.
     ///
     /// # Errors
     /// A file that cannot be read, a `--cfg` without a colon, a key or value that zenoh refuses.
-    pub fn to_zenoh(&self, role: Role) -> Result<Config> {
+    pub fn to_zenoh(&self, place: Place) -> Result<Config> {
         let mut config = match &self.config {
             Some(path) => {
                 Config::from_file(path).map_err(|e| Error::config(path, e.to_string()))?
             }
             None => local_defaults()?,
         };
-        let (connect, listen) = self.endpoints(role);
-        let mode = match (&self.mode, &self.config, role) {
+        let (connect, listen) = self.endpoints(place);
+        let mode = match (&self.mode, &self.config, place) {
             (Some(mode), _, _) => Some(mode.as_str()),
             (None, Some(_), _) => None,
-            (None, None, Role::Hub) if listen.is_empty() => Some("client"),
-            (None, None, Role::Hub) => Some("router"),
-            (None, None, Role::Spoke) if !listen.is_empty() => Some("router"),
-            (None, None, Role::Spoke) => Some("client"),
+            (None, None, Place::Hub) if listen.is_empty() => Some("client"),
+            (None, None, Place::Hub) => Some("router"),
+            (None, None, Place::Spoke) if !listen.is_empty() => Some("router"),
+            (None, None, Place::Spoke) => Some("client"),
         };
         if let Some(mode) = mode {
             set(&mut config, "mode", &json_string(mode), "-m")?;
@@ -121,9 +121,9 @@ impl BusConfig {
     /// # Errors
     /// As [`BusConfig::to_zenoh`]; a busy port, an address that is not ours, and a hub that does
     /// not answer are named together with what to do.
-    pub fn open(&self, role: Role) -> Result<Session> {
-        let config = self.to_zenoh(role)?;
-        let (connect, listen) = self.endpoints(role);
+    pub fn open(&self, place: Place) -> Result<Session> {
+        let config = self.to_zenoh(place)?;
+        let (connect, listen) = self.endpoints(place);
         // zenoh tries a busy port for its own reasons and reports a chain of errors; ask first.
         for endpoint in &listen {
             check_free(endpoint)?;
@@ -163,7 +163,7 @@ pub fn open_private_hub() -> Result<(Session, String)> {
     let mut last = Error::Bus("no free port on 127.0.0.1".to_owned());
     for _ in 0..5 {
         let endpoint = free_endpoint()?;
-        match BusConfig::listen_on(&endpoint).open(Role::Hub) {
+        match BusConfig::listen_on(&endpoint).open(Place::Hub) {
             Ok(session) => return Ok((session, endpoint)),
             Err(error) => last = error,
         }
@@ -234,17 +234,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn roles_choose_endpoints_only_when_the_user_is_silent() {
+    fn places_choose_endpoints_only_when_the_user_is_silent() {
         let silent = BusConfig::default();
-        assert_eq!(silent.endpoints(Role::Hub), (vec![], vec![DEFAULT_ENDPOINT.to_owned()]));
-        assert_eq!(silent.endpoints(Role::Spoke), (vec![DEFAULT_ENDPOINT.to_owned()], vec![]));
+        assert_eq!(silent.endpoints(Place::Hub), (vec![], vec![DEFAULT_ENDPOINT.to_owned()]));
+        assert_eq!(silent.endpoints(Place::Spoke), (vec![DEFAULT_ENDPOINT.to_owned()], vec![]));
         let told = BusConfig::connect_to("tcp/10.0.0.1:7447");
-        assert_eq!(told.endpoints(Role::Hub), (vec!["tcp/10.0.0.1:7447".to_owned()], vec![]));
+        assert_eq!(told.endpoints(Place::Hub), (vec!["tcp/10.0.0.1:7447".to_owned()], vec![]));
     }
 
     #[test]
     fn the_defaults_are_closed() {
-        let config = BusConfig::default().to_zenoh(Role::Hub).unwrap();
+        let config = BusConfig::default().to_zenoh(Place::Hub).unwrap();
         assert_eq!(config.get_json("scouting/multicast/enabled").unwrap(), "false");
         assert_eq!(config.get_json("transport/link/rx/max_message_size").unwrap(), "67108864");
         assert!(config.get_json("listen/endpoints").unwrap().contains("127.0.0.1"));
@@ -254,11 +254,11 @@ mod tests {
     fn cfg_comes_last_and_is_checked() {
         let mut bus = BusConfig::default();
         bus.cfg.push("transport/link/tx/lease:1234".to_owned());
-        let config = bus.to_zenoh(Role::Spoke).unwrap();
+        let config = bus.to_zenoh(Place::Spoke).unwrap();
         assert_eq!(config.get_json("transport/link/tx/lease").unwrap(), "1234");
         for bad in ["lease", "no/such/key:1", "mode:\"sideways\""] {
             let bus = BusConfig { cfg: vec![bad.to_owned()], ..BusConfig::default() };
-            assert!(bus.to_zenoh(Role::Spoke).is_err(), "{bad} was accepted");
+            assert!(bus.to_zenoh(Place::Spoke).is_err(), "{bad} was accepted");
         }
     }
 

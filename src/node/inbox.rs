@@ -12,7 +12,8 @@ use std::time::Instant;
 use super::history::{Admission, History};
 use super::seam::{PolicyInfo, PolicyObs};
 use super::status::{Ending, Ledger};
-use crate::wire::{self, Observation};
+use crate::Error;
+use crate::wire::{self, Observation, Time};
 
 /// Most requests of `policy/infer` that wait; the next one is told that the node is busy.
 const MAX_WAITING_REQUESTS: usize = 16;
@@ -25,7 +26,7 @@ pub(crate) struct ObsIdent {
     pub(crate) seq: u64,
     pub(crate) episode: u32,
     pub(crate) step: u32,
-    pub(crate) stamp_nanos: i64,
+    pub(crate) stamp: Time,
 }
 
 /// Answers one request: chunk bytes, or words for a refusal.
@@ -176,15 +177,20 @@ impl Inbox {
         }
     }
 
-    /// The checks that need no history: schema, bytes, shapes, finiteness.
+    /// The checks that need no history: schema, bytes, finiteness, shapes.
     fn admit(&self, encoding: &str, bytes: &[u8]) -> Result<Observation, (Ending, String)> {
-        if encoding != wire::OBSERVATION_ENCODING {
-            let want = wire::OBSERVATION_ENCODING;
+        if encoding != wire::OBSERVATION.encoding {
+            let want = wire::OBSERVATION.encoding;
             let why = format!("observation: expected encoding {want:?}, got {encoding:?}");
             return Err((Ending::WrongSchema, why));
         }
-        let observation = Observation::decode(bytes)
-            .map_err(|error| (Ending::Malformed, format!("observation: {error}")))?;
+        let observation = Observation::decode(bytes).map_err(|error| {
+            let ending = match error {
+                Error::Rejected { .. } => Ending::NotFinite,
+                _ => Ending::Malformed,
+            };
+            (ending, format!("observation: {error}"))
+        })?;
         for (name, values, dim) in [
             ("state", &observation.state, self.info.state_dim),
             ("environment_state", &observation.environment_state, self.info.environment_state_dim),
@@ -196,10 +202,6 @@ impl Inbox {
                     values.len()
                 );
                 return Err((Ending::WrongShape, why));
-            }
-            if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-                let why = format!("observation.{name}[{at}] is not finite");
-                return Err((Ending::NotFinite, why));
             }
         }
         Ok(observation)
@@ -221,7 +223,7 @@ fn split(observation: Observation) -> (ObsIdent, PolicyObs) {
         seq: observation.seq,
         episode: observation.episode,
         step: observation.step,
-        stamp_nanos: observation.stamp_nanos,
+        stamp: observation.header.stamp,
     };
     let obs = PolicyObs {
         state: observation.state,

@@ -17,18 +17,17 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use zenoh::liveliness::LivelinessToken;
 use zenoh::pubsub::Subscriber;
-use zenoh::qos::Priority;
 use zenoh::query::{Query, Queryable};
 use zenoh::{Session, Wait};
 
-use super::bus::{Outlet, bus_error, declare_alive};
+use super::bus::{JSON, Outlet, bus_error, declare_alive};
 use super::clock::wall_nanos;
 use super::inbox::Inbox;
 use super::seam::{ChunkPolicy, PolicyInfo};
 use super::status::{Ledger, NodeState, NodeStatus};
 use super::stop::Stop;
 use super::worker::{TraceSink, Worker};
-use crate::wire::{self, Keys};
+use crate::wire::{self, Keys, Qos, Role};
 use crate::{Error, Result};
 
 /// How often the status is put.
@@ -84,12 +83,8 @@ impl PolicyNode {
         let keys = Keys::new(&options.robot)?;
         let ledger = Arc::new(Ledger::new()?);
         let inbox = Arc::new(Inbox::new(info.clone(), Arc::clone(&ledger)));
-        let chunks = Outlet::declare(
-            session,
-            &keys.chunk(),
-            wire::CHUNK_ENCODING,
-            Priority::InteractiveHigh,
-        )?;
+        let chunks =
+            Outlet::declare(session, &keys.chunk(), wire::ACTION_CHUNK.encoding, Qos::CHUNK)?;
         let mut worker = Worker {
             policy,
             info: info.clone(),
@@ -107,7 +102,7 @@ impl PolicyNode {
         let observations = {
             let inbox = Arc::clone(&inbox);
             session
-                .declare_subscriber(keys.obs())
+                .declare_subscriber(keys.observation())
                 .callback(move |sample| {
                     let now = Instant::now();
                     let encoding = sample.encoding().to_string();
@@ -117,8 +112,8 @@ impl PolicyNode {
                 .map_err(bus_error("observations"))?
         };
         let queryables = declare_queryables(session, &keys, &info, &inbox, &ledger)?;
-        let status = Outlet::declare(session, &keys.status(), wire::JSON, Priority::Background)?;
-        let alive = declare_alive(session, &keys.alive("policy", &session.zid().to_string()))?;
+        let status = Outlet::declare(session, &keys.status(), JSON, Qos::STATUS)?;
+        let alive = declare_alive(session, &keys.alive(Role::Policy, &session.zid().to_string())?)?;
 
         let stop = Stop::new();
         let mut node = Self {
@@ -225,7 +220,7 @@ fn declare_queryables(
     Ok(vec![
         declare(keys.info(), Box::new(move |query| reply_json(&query, &about)))?,
         declare(
-            keys.reset(),
+            keys.policy_reset(),
             Box::new(move |query| {
                 resetting.reset();
                 reply_json(&query, &json!({ "ok": true }));
@@ -268,7 +263,7 @@ fn queue_request(inbox: &Inbox, query: Query) {
         Ok(bytes) => {
             let sent = query
                 .reply(query.key_expr().clone(), bytes)
-                .encoding(wire::CHUNK_ENCODING)
+                .encoding(wire::ACTION_CHUNK.encoding)
                 .express(true)
                 .wait();
             if let Err(error) = sent {
@@ -282,7 +277,7 @@ fn queue_request(inbox: &Inbox, query: Query) {
 
 fn reply_json(query: &Query, value: &serde_json::Value) {
     let sent =
-        query.reply(query.key_expr().clone(), value.to_string()).encoding(wire::JSON).wait();
+        query.reply(query.key_expr().clone(), value.to_string()).encoding(JSON).wait();
     if let Err(error) = sent {
         tracing::debug!("{}: {error}", query.key_expr());
     }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use super::clock::wall_nanos;
 use super::inbox::{Inbox, Job, ObsIdent};
-use super::seam::{ChunkPolicy, PolicyInfo};
+use super::seam::{ChunkPolicy, PolicyInfo, PolicyObs};
 use super::status::{Ledger, NodeState};
-use crate::wire::ChunkMessage;
+use crate::action::ActionChunk;
+use crate::wire::{ActionChunkMsg, Flags, Header, Time};
 use crate::{Error, Result};
 
 /// A chunk with the states that its sampler went through, for pictures.
@@ -97,7 +97,7 @@ impl Worker {
         }
     }
 
-    fn infer(&mut self, window: &[super::seam::PolicyObs], ident: &ObsIdent) -> Result<Vec<f32>> {
+    fn infer(&mut self, window: &[PolicyObs], ident: &ObsIdent) -> Result<Vec<f32>> {
         let seed = noise_seed(self.seed, ident.episode, ident.step);
         let sink = self.trace.as_ref().filter(|sink| ident.episode < sink.episodes);
         let Some(sink) = sink else {
@@ -120,25 +120,26 @@ impl Worker {
         inference: Duration,
     ) -> Result<Vec<u8>> {
         self.sequence += 1;
-        let message = ChunkMessage {
-            stamp_nanos: wall_nanos(),
-            session: ident.session,
-            epoch: self.epoch,
-            seq: self.sequence,
-            obs_seq: ident.seq,
-            obs_tick: ident.tick,
-            obs_stamp_nanos: ident.stamp_nanos,
+        let message = ActionChunkMsg {
+            header: Header { stamp: Time::now(), frame_id: self.info.name.clone() },
+            obs_stamp: ident.stamp,
             episode: ident.episode,
-            t0_nanos: ident.stamp_nanos,
-            dt: Duration::from_secs_f64(1.0 / self.info.fps),
-            horizon: self.info.horizon as u16,
-            dim: self.info.action_dim as u16,
+            t0: ident.stamp,
             prefix_len: 0,
-            nfe: self.info.nfe.min(usize::from(u16::MAX)) as u16,
+            nfe: u16::try_from(self.info.nfe).unwrap_or(u16::MAX),
             infer_ms: (inference.as_secs_f64() * 1e3) as f32,
-            seed: self.seed,
-            flags: 0,
-            actions,
+            seed: noise_seed(self.seed, ident.episode, ident.step),
+            flags: Flags::default(),
+            chunk: ActionChunk {
+                session: ident.session,
+                epoch: self.epoch,
+                seq: self.sequence,
+                obs_seq: ident.seq,
+                obs_tick: ident.tick,
+                dt: Duration::from_secs_f64(1.0 / self.info.fps),
+                dim: self.info.action_dim,
+                actions,
+            },
         };
         message.encode()
     }
