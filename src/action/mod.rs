@@ -1,1 +1,28 @@
-//! (action)
+//! The robot's side of a policy: action chunks, the timeline that plays them by tick, and the gate.
+//!
+//! A *tick* is one period of the robot's own control loop, counted by the robot. An observation
+//! taken at tick k is answered by a chunk whose row i is the action of tick k + i. Nothing here
+//! reads a clock, opens a socket or knows a tensor: the caller says which tick it is.
+//!
+//! Software of this kind is not a safety function. A robot needs its own independent emergency stop.
+
+mod chunk;
+mod counters;
+mod gate;
+mod limit;
+mod timeline;
+
+#[cfg(test)]
+mod gate_laws;
+#[cfg(test)]
+mod sim_net;
+
+/// Most values of an action.
+pub const MAX_DIM: usize = 256;
+/// Most rows of a chunk.
+pub const MAX_HORIZON: usize = 1024;
+
+pub use chunk::{ActionChunk, ChunkView, Values};
+pub use counters::{Counters, Reason, Verdict};
+pub use gate::{Command, Gate, GateConfig, GateState, Limit, Source};
+pub use timeline::{Executed, Executing, Plan, Timeline};

@@ -1,0 +1,559 @@
+//! The gate: nothing reaches the robot but through here.
+//!
+//! A pure state machine. It has no socket, no clock, no panic path, and takes no memory after
+//! [`Gate::new`]. The robot tells it what it observed and when ([`Gate::observed`]), offers what came
+//! in ([`Gate::offer`]) and asks once a tick what to do ([`Gate::step`]). What it promises, whatever
+//! comes in, in whatever order:
+//!
+//! 1. Every command is finite, inside the position limits, and at most `max_step` from the last one.
+//! 2. No action is played that answers an observation older than `max_obs_age`, by the robot's ticks.
+//! 3. The observation answered never gets older from one action to the next; no action of another
+//!    session or of an earlier epoch is played.
+//! 4. Without a valid chunk for `heartbeat` ticks it holds.
+//! 5. Its memory does not grow.
+//! 6. Every input ends in exactly one counter.
+//!
+//! Holding means: the last commanded position stays commanded. There is no acceleration limit yet,
+//! so a hold starts at once. `gate_laws.rs` proves the list on random schedules, and that a gate with
+//! any one of its checks removed is caught.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+
+use super::chunk::ChunkView;
+use super::counters::{Counters, Reason, Verdict};
+use super::limit::{limit, slew};
+use super::timeline::{Executed, Executing, Plan, Timeline};
+use super::{MAX_DIM, MAX_HORIZON};
+use crate::{Error, Result};
+
+/// Largest `max_obs_age` and `heartbeat`, in ticks; the ring of observations has this many slots
+/// at most.
+const MAX_AGE: u64 = 1 << 16;
+
+/// What one value of a command may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limit {
+    /// Smallest position, robot units.
+    pub lo: f32,
+    /// Largest position, robot units.
+    pub hi: f32,
+    /// Largest change from one tick to the next, robot units; `None` for a robot that takes any.
+    pub max_step: Option<f32>,
+}
+
+/// What a [`Gate`] is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GateConfig {
+    /// The run nonce that the robot drew at start; only chunks that echo it are taken.
+    pub session: u64,
+    /// One limit a dimension, in the order of the action. Mandatory.
+    pub limits: Vec<Limit>,
+    /// Most rows of a chunk.
+    pub max_horizon: usize,
+    /// Oldest observation that an action may answer, in ticks.
+    pub max_obs_age: u64,
+    /// Ticks without a valid chunk after which the robot holds.
+    pub heartbeat: u64,
+    /// How far outside its limits a value may lie and still be clamped, as a share of the range
+    /// `hi - lo`. A chunk with a value further out is dropped whole. 0 clamps nothing.
+    pub overshoot: f32,
+    /// Chunks with a value that is not finite, one after the other, after which the gate latches;
+    /// 0 never latches.
+    pub latch_after: u32,
+}
+
+/// Where the gate stands, by severity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GateState {
+    /// No chunk was taken yet; the start position is held.
+    Idle,
+    /// A chunk is played.
+    Run,
+    /// The chunk ended, grew too old, or no other came; the last command is held until a new one does.
+    Held,
+    /// A fault; the last command is held until [`Gate::unlatch`].
+    Latched,
+}
+
+/// Where a command comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A row of a chunk, limited.
+    Chunk(Executed),
+    /// The last command, again.
+    Hold,
+}
+
+impl Source {
+    /// Sequence number and row, as the `Action` message has them: 0 and -1 for a hold.
+    pub fn executing(&self) -> Executing {
+        match self {
+            Self::Chunk(executed) => Executing {
+                chunk_seq: executed.chunk_seq,
+                index: i32::try_from(executed.index).unwrap_or(i32::MAX),
+            },
+            Self::Hold => Executing::NOTHING,
+        }
+    }
+}
+
+/// What the robot shall do at one tick.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Command<'a> {
+    /// The tick that was asked for.
+    pub tick: u64,
+    /// Position `[dim]`, robot units.
+    pub action: &'a [f32],
+    /// Where it comes from.
+    pub source: Source,
+    /// State after this tick.
+    pub state: GateState,
+    /// True if `max_step` kept the command from reaching the row.
+    pub limited: bool,
+}
+
+/// One observation of the robot's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    seq: u64,
+    tick: u64,
+}
+
+/// See the [module](self).
+#[derive(Clone, Debug)]
+pub struct Gate {
+    config: GateConfig,
+    state: GateState,
+    timeline: Timeline,
+    /// The last command, `[dim]`.
+    setpoint: Box<[f32]>,
+    /// Own observations; that with sequence number s is at s modulo the length.
+    seen: Vec<Option<Seen>>,
+    newest: Option<Seen>,
+    /// The last chunk taken: epoch, sequence number.
+    last: Option<(u64, u64)>,
+    /// The observation that it answers.
+    last_obs_seq: Option<u64>,
+    /// The tick it was taken at.
+    accepted_tick: u64,
+    stepped: Option<u64>,
+    /// The last chunk that was not finite, and how many there were in a row.
+    bad: Option<(u64, u64)>,
+    bad_in_a_row: u32,
+    counters: Counters,
+    #[cfg(test)]
+    flaw: Option<Flaw>,
+}
+
+impl Gate {
+    /// A gate for a robot that stands at `position` (`[dim]`, robot units).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if a limit is missing, not finite or empty, if another number makes no
+    /// sense, or if `position` is not finite or not inside the limits.
+    pub fn new(config: GateConfig, position: &[f32]) -> Result<Self> {
+        check_config(&config)?;
+        let slots = usize::try_from(config.max_obs_age.saturating_add(1)).unwrap_or(1);
+        let dim = config.limits.len();
+        let mut gate = Self {
+            state: GateState::Idle,
+            timeline: Timeline::new(dim, config.max_horizon),
+            setpoint: vec![0.0; dim].into_boxed_slice(),
+            seen: vec![None; slots],
+            newest: None,
+            last: None,
+            last_obs_seq: None,
+            accepted_tick: 0,
+            stepped: None,
+            bad: None,
+            bad_in_a_row: 0,
+            counters: Counters::default(),
+            #[cfg(test)]
+            flaw: None,
+            config,
+        };
+        gate.set_position(position)?;
+        Ok(gate)
+    }
+
+    /// Starts an episode with the robot standing at `position`: the plan and all observations are
+    /// forgotten, so that no chunk of the episode before is played. A latched gate stays latched.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `position` is not finite or not inside the limits; nothing changed then.
+    pub fn reset(&mut self, position: &[f32]) -> Result<()> {
+        self.set_position(position)?;
+        if !self.broken(Flaw::EpisodeKept) {
+            self.timeline.clear();
+            self.seen.fill(None);
+        }
+        if self.state != GateState::Latched {
+            self.state = GateState::Idle;
+        }
+        Ok(())
+    }
+
+    /// Notes an own observation. False, and nothing noted, unless its sequence number is newer and
+    /// its tick not older than all before.
+    pub fn observed(&mut self, obs_seq: u64, tick: u64) -> bool {
+        if self.newest.is_some_and(|n| obs_seq <= n.seq || tick < n.tick) {
+            return false;
+        }
+        let seen = Seen { seq: obs_seq, tick };
+        self.newest = Some(seen);
+        if self.broken(Flaw::RingGrows) {
+            self.seen.push(Some(seen));
+        }
+        if let Some(slot) = self.slot(obs_seq).and_then(|i| self.seen.get_mut(i)) {
+            *slot = Some(seen);
+        }
+        true
+    }
+
+    /// What an observation taken at `tick` reports about the plan.
+    pub fn executing(&self, tick: u64) -> Executing {
+        self.due(tick).map_or(Executing::NOTHING, |_| self.timeline.executing(tick))
+    }
+
+    /// Takes or refuses a chunk that is there at `tick`. A refused chunk changes nothing but its
+    /// counter (and, if it is not finite, the count towards latching).
+    pub fn offer(&mut self, chunk: &ChunkView<'_>, tick: u64) -> Verdict {
+        let verdict = match self.check(chunk, tick) {
+            Ok((obs_tick, clamped)) => {
+                self.accept(chunk, obs_tick, tick);
+                Verdict::Accepted { clamped }
+            }
+            Err(reason) => {
+                if reason == Reason::NonFinite {
+                    self.count_non_finite((chunk.epoch, chunk.seq));
+                }
+                Verdict::Rejected(reason)
+            }
+        };
+        if !(self.broken(Flaw::Uncounted) && !verdict.is_accepted()) {
+            self.counters.count(verdict);
+        }
+        verdict
+    }
+
+    /// Counts an input that was no chunk at all, so that it never got to [`Gate::offer`].
+    pub fn refuse(&mut self, reason: Reason) -> Verdict {
+        let verdict = Verdict::Rejected(reason);
+        self.counters.count(verdict);
+        verdict
+    }
+
+    /// The command of `tick`. Ticks increase; a tick that is not newer than the last one gets the
+    /// last command again.
+    pub fn step(&mut self, tick: u64) -> Command<'_> {
+        if self.stepped.is_some_and(|last| tick <= last) && !self.broken(Flaw::TickTwice) {
+            return self.command(tick, Source::Hold, false);
+        }
+        self.stepped = Some(tick);
+        let Some((plan, index)) = self.due(tick) else {
+            if self.state == GateState::Run {
+                self.state = GateState::Held;
+            }
+            return self.command(tick, Source::Hold, false);
+        };
+        let index = if self.broken(Flaw::NextRow) { index.saturating_add(1) } else { index };
+        let limited = self.move_setpoint(index);
+        self.timeline.mark_executed(tick, index);
+        self.state = GateState::Run;
+        let Plan { epoch, chunk_seq, obs_seq, .. } = plan;
+        self.command(
+            tick,
+            Source::Chunk(Executed { tick, epoch, chunk_seq, obs_seq, index }),
+            limited,
+        )
+    }
+
+    /// Stops for good, until [`Gate::unlatch`]: for an emergency stop or a fault of the robot.
+    pub fn latch(&mut self) {
+        self.state = GateState::Latched;
+        self.timeline.clear();
+    }
+
+    /// An operator's reset. The gate holds until a new chunk comes.
+    pub fn unlatch(&mut self) {
+        if self.state == GateState::Latched {
+            self.state = GateState::Held;
+            self.bad_in_a_row = 0;
+        }
+    }
+
+    /// Where the gate stands.
+    pub fn state(&self) -> GateState {
+        self.state
+    }
+
+    /// The last command `[dim]`, robot units.
+    pub fn setpoint(&self) -> &[f32] {
+        &self.setpoint
+    }
+
+    /// What became of every input so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The plan and the log of what was played.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// What the gate was made from.
+    pub fn config(&self) -> &GateConfig {
+        &self.config
+    }
+
+    /// Bytes of memory that the gate holds; the same from start to end.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>()
+            .saturating_add(self.timeline.memory_bytes())
+            .saturating_add(size_of_val(&*self.setpoint))
+            .saturating_add(self.seen.capacity().saturating_mul(size_of::<Option<Seen>>()))
+            .saturating_add(self.config.limits.capacity().saturating_mul(size_of::<Limit>()))
+    }
+
+    /// All checks of a chunk in their order; the observation's tick by the robot's own note, and
+    /// the number of values that will be clamped.
+    fn check(&self, chunk: &ChunkView<'_>, tick: u64) -> Result<(u64, u32), Reason> {
+        if self.state == GateState::Latched {
+            return Err(Reason::Latched);
+        }
+        if chunk.dim != self.config.limits.len() && !self.broken(Flaw::AnyDim) {
+            return Err(Reason::WrongDim);
+        }
+        let fits = (1..=self.config.max_horizon).contains(&chunk.horizon)
+            && chunk.horizon.checked_mul(chunk.dim) == Some(chunk.values.len());
+        if !fits {
+            return Err(Reason::WrongShape);
+        }
+        if chunk.session != self.config.session && !self.broken(Flaw::AnySession) {
+            return Err(Reason::WrongSession);
+        }
+        let (epoch, seq) = self.last.unwrap_or((chunk.epoch, 0));
+        if chunk.epoch < epoch && !self.broken(Flaw::AnyEpoch) {
+            return Err(Reason::StaleEpoch);
+        }
+        let old = chunk.seq == 0 || (chunk.epoch == epoch && chunk.seq <= seq);
+        if old && !self.broken(Flaw::AnySequence) {
+            return Err(Reason::OldSequence);
+        }
+        let obs_tick = self.check_observation(chunk, tick)?;
+        let clamped = self.check_values(chunk)?;
+        Ok((obs_tick, clamped))
+    }
+
+    fn check_observation(&self, chunk: &ChunkView<'_>, tick: u64) -> Result<u64, Reason> {
+        if self.newest.is_none_or(|newest| chunk.obs_seq > newest.seq) {
+            return Err(Reason::FutureObservation);
+        }
+        let slot = self.slot(chunk.obs_seq).and_then(|i| self.seen.get(i)).copied().flatten();
+        let seen = slot.filter(|s| s.seq == chunk.obs_seq).ok_or(Reason::UnknownObservation)?;
+        if seen.tick != chunk.obs_tick && !self.broken(Flaw::TrustedTick) {
+            return Err(Reason::WrongTick);
+        }
+        let obs_tick = if self.broken(Flaw::TrustedTick) { chunk.obs_tick } else { seen.tick };
+        let age = tick.saturating_sub(seen.tick);
+        if age > self.config.max_obs_age && !self.broken(Flaw::AnyAge) {
+            return Err(Reason::StaleObservation);
+        }
+        let older = self.last_obs_seq.is_some_and(|last| chunk.obs_seq < last);
+        if older && !self.broken(Flaw::OlderObservation) {
+            return Err(Reason::OlderObservation);
+        }
+        if usize::try_from(age).is_ok_and(|age| age < chunk.horizon) {
+            Ok(obs_tick)
+        } else {
+            Err(Reason::Expired)
+        }
+    }
+
+    fn check_values(&self, chunk: &ChunkView<'_>) -> Result<u32, Reason> {
+        let mut clamped = 0_u32;
+        let mut out = false;
+        for (value, l) in chunk.values.iter().zip(self.config.limits.iter().cycle()) {
+            let Some(inside) = limit(value, l.lo, l.hi) else {
+                if self.broken(Flaw::NotFinite) {
+                    continue;
+                }
+                return Err(Reason::NonFinite);
+            };
+            let excess = (f64::from(value) - f64::from(inside)).abs();
+            if excess > 0.0 {
+                clamped = clamped.saturating_add(1);
+            }
+            let range = f64::from(l.hi) - f64::from(l.lo);
+            out |= excess > range * f64::from(self.config.overshoot);
+        }
+        // Only after the loop: a chunk with a NaN anywhere is counted as that.
+        if out { Err(Reason::OutOfLimits) } else { Ok(clamped) }
+    }
+
+    fn accept(&mut self, chunk: &ChunkView<'_>, obs_tick: u64, tick: u64) {
+        let plan = Plan {
+            epoch: chunk.epoch,
+            chunk_seq: chunk.seq,
+            obs_seq: chunk.obs_seq,
+            obs_tick,
+            horizon: chunk.horizon,
+        };
+        self.timeline.load(plan, chunk.values.iter());
+        self.last = Some((chunk.epoch, chunk.seq));
+        self.last_obs_seq = Some(chunk.obs_seq);
+        self.accepted_tick = tick;
+        self.bad_in_a_row = 0;
+    }
+
+    /// Counts chunks that are not finite; a second copy of one does not count again.
+    fn count_non_finite(&mut self, id: (u64, u64)) {
+        if self.bad.is_some_and(|bad| id <= bad) {
+            return;
+        }
+        self.bad = Some(id);
+        self.bad_in_a_row = self.bad_in_a_row.saturating_add(1);
+        if self.config.latch_after > 0 && self.bad_in_a_row >= self.config.latch_after {
+            self.latch();
+        }
+    }
+
+    /// The plan and its row for `tick`, if that may be played.
+    fn due(&self, tick: u64) -> Option<(Plan, usize)> {
+        let plan = *self.timeline.plan()?;
+        let silent = tick.saturating_sub(self.accepted_tick) > self.config.heartbeat;
+        let stale = tick.saturating_sub(plan.obs_tick) > self.config.max_obs_age;
+        let silent = silent && !self.broken(Flaw::NoHeartbeat);
+        let stale = stale && !self.broken(Flaw::AnyAge);
+        if self.state == GateState::Latched || silent || stale {
+            return None;
+        }
+        Some((plan, self.timeline.index(tick)?))
+    }
+
+    /// Moves the setpoint to row `index`, as far as the limits allow; true if `max_step` cut it.
+    fn move_setpoint(&mut self, index: usize) -> bool {
+        let no_limit = self.broken(Flaw::NoLimit) || self.broken(Flaw::NotFinite);
+        let no_step = self.broken(Flaw::NoStep);
+        let mut limited = false;
+        let row = self.timeline.row(index).unwrap_or(&[]);
+        for ((now, l), value) in self.setpoint.iter_mut().zip(&self.config.limits).zip(row) {
+            // The chunk was checked when it came: a value that is not finite cannot be here. If it
+            // were, the position would be held.
+            let target = limit(*value, l.lo, l.hi);
+            let target = if no_limit { Some(*value) } else { target };
+            let Some(target) = target else { continue };
+            let next = match l.max_step {
+                Some(max_step) if !no_step => slew(*now, target, max_step),
+                _ => target,
+            };
+            limited |= next != target;
+            *now = next;
+        }
+        limited
+    }
+
+    fn command(&self, tick: u64, source: Source, limited: bool) -> Command<'_> {
+        Command { tick, action: &self.setpoint, source, state: self.state, limited }
+    }
+
+    fn slot(&self, obs_seq: u64) -> Option<usize> {
+        let slots = self.config.max_obs_age.saturating_add(1);
+        usize::try_from(obs_seq.checked_rem(slots)?).ok()
+    }
+
+    fn set_position(&mut self, position: &[f32]) -> Result<()> {
+        let limits = &self.config.limits;
+        let inside = |(x, l): (&f32, &Limit)| x.is_finite() && l.lo <= *x && *x <= l.hi;
+        if position.len() != limits.len() || !position.iter().zip(limits).all(inside) {
+            return Err(Error::Invalid(format!(
+                "gate: expected a position of {} finite values inside the limits, got {position:?}; \
+                 bring the robot inside its limits, or set them right",
+                limits.len()
+            )));
+        }
+        self.setpoint.iter_mut().zip(position).for_each(|(to, from)| *to = *from);
+        Ok(())
+    }
+
+    /// True if a test took this check out; constant in every other build.
+    #[cfg(test)]
+    fn broken(&self, flaw: Flaw) -> bool {
+        self.flaw == Some(flaw)
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, reason = "the test build reads it")]
+    const fn broken(&self, _: Flaw) -> bool {
+        false
+    }
+
+    /// A gate that lacks one check, for the test of the tests.
+    #[cfg(test)]
+    pub(super) fn with_flaw(mut self, flaw: Option<Flaw>) -> Self {
+        self.flaw = flaw;
+        self
+    }
+}
+
+/// The check that a broken twin of the gate lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), allow(dead_code, reason = "only tests break a gate"))]
+pub(super) enum Flaw {
+    AnyDim,
+    AnySession,
+    AnyEpoch,
+    AnySequence,
+    TrustedTick,
+    AnyAge,
+    OlderObservation,
+    NotFinite,
+    NoLimit,
+    NoStep,
+    NoHeartbeat,
+    NextRow,
+    TickTwice,
+    EpisodeKept,
+    RingGrows,
+    Uncounted,
+}
+
+fn check_config(config: &GateConfig) -> Result<()> {
+    let refuse = |message: String| Err(Error::Invalid(format!("gate: {message}")));
+    if config.limits.is_empty() {
+        return refuse("expected limits for every dimension of the action, got none".into());
+    }
+    for (d, l) in config.limits.iter().enumerate() {
+        if !(l.lo.is_finite() && l.hi.is_finite() && l.lo < l.hi) {
+            let (lo, hi) = (l.lo, l.hi);
+            return refuse(format!("dimension {d}: expected finite lo < hi, got [{lo}, {hi}]"));
+        }
+        if l.max_step.is_some_and(|s| !s.is_finite() || s <= 0.0) {
+            let got = l.max_step;
+            return refuse(format!("dimension {d}: expected a finite max_step > 0, got {got:?}"));
+        }
+    }
+    let (dim, horizon) = (config.limits.len(), config.max_horizon);
+    if dim > MAX_DIM || !(1..=MAX_HORIZON).contains(&horizon) {
+        return refuse(format!(
+            "expected at most {MAX_DIM} dimensions and 1 to {MAX_HORIZON} rows, got {dim} and {horizon}"
+        ));
+    }
+    let (age, heartbeat) = (config.max_obs_age, config.heartbeat);
+    if !(1..=MAX_AGE).contains(&age) || !(1..=MAX_AGE).contains(&heartbeat) {
+        return refuse(format!(
+            "expected max_obs_age and heartbeat of 1 to {MAX_AGE} ticks, got {age} and {heartbeat}"
+        ));
+    }
+    if !config.overshoot.is_finite() || config.overshoot < 0.0 {
+        let got = config.overshoot;
+        return refuse(format!("expected a finite overshoot >= 0, got {got}"));
+    }
+    Ok(())
+}
