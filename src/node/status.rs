@@ -104,6 +104,7 @@ impl Ledger {
             last_error: None,
             period: (started, 0),
         };
+        Ok(Self { started, books: Mutex::new(books) })
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Books) -> T) -> T {
