@@ -108,7 +108,9 @@ impl BusConfig {
             let Some((key, value)) = pair.split_once(':') else {
                 return Err(Error::config(
                     "--cfg",
-                    format!("expected KEY:VALUE (for example transport/link/tx/lease:1000), got {pair:?}"),
+                    format!(
+                        "expected KEY:VALUE (for example transport/link/tx/lease:1000), got {pair:?}"
+                    ),
                 ));
             };
             set(&mut config, key.trim(), value.trim(), "--cfg")?;
@@ -192,7 +194,10 @@ fn local_defaults() -> Result<Config> {
 
 fn set(config: &mut Config, key: &str, value: &str, flag: &str) -> Result<()> {
     config.insert_json5(key, value).map_err(|error| {
-        Error::config(flag, format!("zenoh refuses {key} = {value}: {error}; see zenoh's DEFAULT_CONFIG.json5"))
+        Error::config(
+            flag,
+            format!("zenoh refuses {key} = {value}: {error}; see zenoh's DEFAULT_CONFIG.json5"),
+        )
     })
 }
 

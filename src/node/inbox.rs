@@ -225,10 +225,8 @@ fn split(observation: Observation) -> (ObsIdent, PolicyObs) {
         step: observation.step,
         stamp: observation.header.stamp,
     };
-    let obs = PolicyObs {
-        state: observation.state,
-        environment_state: observation.environment_state,
-    };
+    let obs =
+        PolicyObs { state: observation.state, environment_state: observation.environment_state };
     (ident, obs)
 }
 

@@ -171,7 +171,8 @@ impl RobotLink {
                 let at = Instant::now();
                 let encoding = sample.encoding().to_string();
                 let bytes = sample.payload().to_bytes().into_owned();
-                if let Err(TrySendError::Full(_)) = sender.try_send(Incoming { encoding, bytes, at })
+                if let Err(TrySendError::Full(_)) =
+                    sender.try_send(Incoming { encoding, bytes, at })
                 {
                     lost.fetch_add(1, Ordering::Relaxed);
                 }
@@ -182,8 +183,7 @@ impl RobotLink {
         let observation =
             Outlet::declare(session, &keys.observation(), encoding, Qos::observation(0))?;
         let action = Outlet::declare(session, &keys.action(), wire::ACTION.encoding, Qos::ACTION)?;
-        let alive =
-            declare_alive(session, &keys.alive(config.role, &session.zid().to_string())?)?;
+        let alive = declare_alive(session, &keys.alive(config.role, &session.zid().to_string())?)?;
 
         // Our subscriber is declared before the question: who answers it knows where chunks go.
         let info = find_policy(session, &keys, timeout, stop)?;
@@ -321,8 +321,7 @@ impl RobotLink {
     }
 
     fn offer(&mut self, incoming: &Incoming) {
-        let verdict =
-            wire::offer(&mut self.gate, &incoming.encoding, &incoming.bytes, self.tick);
+        let verdict = wire::offer(&mut self.gate, &incoming.encoding, &incoming.bytes, self.tick);
         match verdict {
             Verdict::Accepted { .. } => {
                 let answers_now =

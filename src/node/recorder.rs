@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -84,7 +84,8 @@ impl Recorder {
         for (topic, (key, _)) in topics.iter().enumerate() {
             subscribers.push(subscribe(session, key, topic, &sender, &lost)?);
         }
-        let alive = declare_alive(session, &keys.alive(Role::Recorder, &session.zid().to_string())?)?;
+        let alive =
+            declare_alive(session, &keys.alive(Role::Recorder, &session.zid().to_string())?)?;
         Ok(Self {
             path: path.to_owned(),
             subscribers,
@@ -136,7 +137,8 @@ impl Recorder {
             let _ = subscriber.undeclare().wait();
         }
         drop(self.sender.take());
-        let died = || Error::Invalid(format!("{}: the recorder's thread died", self.path.display()));
+        let died =
+            || Error::Invalid(format!("{}: the recorder's thread died", self.path.display()));
         let writer = self.writer.take().ok_or_else(died)?;
         writer.join().map_err(|_| died())?
     }
@@ -402,7 +404,8 @@ mod tests {
             let topic = usize::from(i % 2);
             let (log_nanos, publish_nanos) = (u64::from(i) * 10, u64::from(i) * 10 - u64::from(i));
             let bytes = vec![i; 5];
-            file.write(&Taken { topic, sequence: i.into(), log_nanos, publish_nanos, bytes }).unwrap();
+            file.write(&Taken { topic, sequence: i.into(), log_nanos, publish_nanos, bytes })
+                .unwrap();
         }
         file.metadata("episode", &serde_json::json!({ "seed": 3, "name": "x" })).unwrap();
         file.attach("summary.json", "{}").unwrap();

@@ -176,7 +176,11 @@ impl PolicyNode {
             dead |= thread.join().is_err();
         }
         self.ledger.set_state(NodeState::Stopped);
-        if dead { Err(Error::Invalid("a thread of the policy node panicked".to_owned())) } else { Ok(()) }
+        if dead {
+            Err(Error::Invalid("a thread of the policy node panicked".to_owned()))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -276,8 +280,7 @@ fn queue_request(inbox: &Inbox, query: Query) {
 }
 
 fn reply_json(query: &Query, value: &serde_json::Value) {
-    let sent =
-        query.reply(query.key_expr().clone(), value.to_string()).encoding(JSON).wait();
+    let sent = query.reply(query.key_expr().clone(), value.to_string()).encoding(JSON).wait();
     if let Err(error) = sent {
         tracing::debug!("{}: {error}", query.key_expr());
     }

@@ -49,7 +49,8 @@ impl ChunkPolicy for ServoPolicy {
         _seed: u64,
         trace: Option<&mut Vec<Vec<f32>>>,
     ) -> Result<Vec<f32>> {
-        let newest = obs.last().ok_or_else(|| Error::Invalid("servo: no observation".to_owned()))?;
+        let newest =
+            obs.last().ok_or_else(|| Error::Invalid("servo: no observation".to_owned()))?;
         if obs.len() != self.info.n_obs_steps || newest.state.len() != self.goal.len() {
             return Err(Error::Invalid(format!(
                 "servo: expected {} observations of {} values, got {} of {}",
