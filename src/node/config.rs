@@ -24,6 +24,10 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// A silent link is closed after this; only a hint, the robot's own watchdog does not rely on it.
 const LEASE_MS: u32 = 2_000;
 
+/// Tries to connect again after 0.1 s at first, after 1 s at most.
+const CONNECT_RETRY: &str =
+    r#"{"period_init_ms": 100, "period_max_ms": 1000, "period_increase_factor": 2}"#;
+
 /// What a node is in the star when the user names no mode and no endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -181,8 +185,7 @@ fn local_defaults() -> Result<Config> {
         ("transport/link/rx/max_message_size", MAX_MESSAGE_BYTES.to_string()),
         ("transport/link/tx/lease", LEASE_MS.to_string()),
         // A hub that starts a moment later is found within 0.1 s instead of 1 s.
-        ("connect/retry/period_init_ms", "100".to_owned()),
-        ("connect/retry/period_max_ms", "1000".to_owned()),
+        ("connect/retry", CONNECT_RETRY.to_owned()),
         // Clients keep trying too: the two halves may be started in either order.
         ("connect/timeout_ms", "-1".to_owned()),
         ("connect/exit_on_failure", "false".to_owned()),
