@@ -58,7 +58,7 @@ pub(crate) fn run(args: &SimArgs) -> anyhow::Result<()> {
         policy_timeout: Duration::from_secs(args.wait_policy_s),
         ..SimOptions::default()
     };
-    let session = args.bus.to_config().open(Place::Spoke)?;
+    let session = args.bus.to_config().open_within(Place::Spoke, options.policy_timeout, &stop)?;
     let report = node::run(&session, &options, &stop, &mut |event| match event {
         Event::Connected(info) if !args.json => println!(
             "sim {} as pathline/{}  policy {}  chunk {}x{}, {} executed",

@@ -10,9 +10,11 @@
 
 use std::net::{TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use zenoh::{Config, Session, Wait};
 
+use super::stop::Stop;
 use crate::{Error, Result};
 
 /// Where `serve` listens and the others connect when no endpoint is given.
@@ -27,6 +29,9 @@ const LEASE_MS: u32 = 2_000;
 /// Tries to connect again after 0.1 s at first, after 1 s at most.
 const CONNECT_RETRY: &str =
     r#"{"period_init_ms": 100, "period_max_ms": 1000, "period_increase_factor": 2}"#;
+
+/// Pause between two tries to open a session.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a node is in the star when the user names no mode and no endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,29 +127,47 @@ impl BusConfig {
         Ok(config)
     }
 
-    /// Opens the session.
+    /// Opens the session; a hub that is not there yet is waited for, up to ten seconds.
+    ///
+    /// # Errors
+    /// As [`BusConfig::open_within`].
+    pub fn open(&self, place: Place) -> Result<Session> {
+        self.open_within(place, Duration::from_secs(10), &Stop::new())
+    }
+
+    /// Opens the session, trying for `timeout` and until `stop` is set.
     ///
     /// # Errors
     /// As [`BusConfig::to_zenoh`]; a busy port, an address that is not ours, and a hub that does
     /// not answer are named together with what to do.
-    pub fn open(&self, place: Place) -> Result<Session> {
+    pub fn open_within(&self, place: Place, timeout: Duration, stop: &Stop) -> Result<Session> {
+        let deadline = Instant::now() + timeout;
         let config = self.to_zenoh(place)?;
         let (connect, listen) = self.endpoints(place);
         // zenoh tries a busy port for its own reasons and reports a chain of errors; ask first.
         for endpoint in &listen {
             check_free(endpoint)?;
         }
-        zenoh::open(config).wait().map_err(|error| {
+        loop {
+            let error = match zenoh::open(config.clone()).wait() {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
             if connect.is_empty() {
-                Error::Bus(format!("cannot open a session: {error}"))
-            } else {
-                Error::Bus(format!(
-                    "cannot reach {}: {error}; start `pathline serve` (or a zenoh router) there \
-                     first, or name another endpoint with -e",
-                    connect.join(", ")
-                ))
+                return Err(Error::Bus(format!("cannot open a session: {error}")));
             }
-        })
+            if stop.wait_timeout(RETRY_PAUSE) {
+                return Err(Error::Bus("interrupted while connecting".to_owned()));
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Bus(format!(
+                    "nobody answers on {} after {:.0} s: start `pathline serve` (or a zenoh router) \
+                     there, or name another endpoint with -e ({error})",
+                    connect.join(", "),
+                    timeout.as_secs_f64()
+                )));
+            }
+        }
     }
 }
 
@@ -186,9 +209,8 @@ fn local_defaults() -> Result<Config> {
         ("transport/link/tx/lease", LEASE_MS.to_string()),
         // A hub that starts a moment later is found within 0.1 s instead of 1 s.
         ("connect/retry", CONNECT_RETRY.to_owned()),
-        // Clients keep trying too: the two halves may be started in either order.
-        ("connect/timeout_ms", "-1".to_owned()),
-        ("connect/exit_on_failure", "false".to_owned()),
+        // One try; the loop in `open_within` repeats it and can be interrupted.
+        ("connect/timeout_ms", r#"{"router": -1, "peer": -1, "client": 250}"#.to_owned()),
     ] {
         set(&mut config, key, &value, "built-in default")?;
     }
