@@ -1,1 +1,27 @@
-//! (flow)
+//! The flow: a path between noise and data, the velocity along it, and the loss that learns it.
+//!
+//! ```text
+//! x_t = α(t)·data + σ(t)·noise        v = α'(t)·data + σ'(t)·noise
+//! ```
+//!
+//! Time convention: inside Pathline t = 1 is noise and t = 0 is data. It is a property of the
+//! [`Path`] value: a network trained the other way is used with [`Path::StraightReversed`], and no
+//! other code negates a time or a velocity. All schedule arithmetic is f64 on the host; tensors
+//! carry only state. Noise is an argument, drawn from the counter-based [`Noise`].
+//!
+//! Sources: Lipman et al. 2023 (flow matching), Liu et al. 2023 (rectified flow), Albergo and
+//! Vanden-Eijnden 2023 (interpolants).
+
+pub mod noise;
+pub mod objective;
+pub mod path;
+mod philox;
+mod quantile;
+pub mod target;
+pub mod time_law;
+
+pub use noise::Noise;
+pub use objective::{CfmBatch, cfm, mse};
+pub use path::{Coef, Path};
+pub use target::Estimate;
+pub use time_law::TimeLaw;

@@ -1,1 +1,13 @@
-//! (nn)
+//! Networks and the layers they are made of.
+//!
+//! Weights are read through candle-nn's `VarBuilder`, so the same constructor loads a checkpoint,
+//! or makes trainable parameters when the builder comes from [`params::Params`]. Only operations
+//! that have a backward pass are used; `tests/gradients.rs` checks that every parameter of every
+//! network receives a finite, non-zero gradient.
+
+pub mod conv;
+pub mod embed;
+pub mod layers;
+pub mod mlp;
+pub mod params;
+pub mod unet1d;

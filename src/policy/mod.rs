@@ -1,1 +1,328 @@
-//! (policy)
+//! A policy: observations in, an action chunk out.
+//!
+//! ```text
+//! observations ─ normalise ─ features ─ encode ─► context ┐
+//!                                      noise ─ integrate(velocity(context, x_t, t)) ─ unnormalise ─► chunk
+//! ```
+//!
+//! A policy is data: a folder in LeRobot's layout (`config.json`, `model.safetensors`, processor
+//! files). [`Policy::load`] reads it, [`Policy::infer`] answers a batch of observation histories.
+
+pub mod config;
+pub mod features;
+pub mod processor;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+
+use crate::nn::mlp::FlowMlp;
+use crate::nn::unet1d::UNet1d;
+use crate::solver::{self, Tableau};
+use crate::{Error, Result};
+use config::{ENVIRONMENT_STATE, Network, PolicyConfig, STATE};
+use processor::Processor;
+
+/// File name of the weights.
+pub const WEIGHTS: &str = "model.safetensors";
+/// File name of the configuration.
+pub const CONFIG: &str = "config.json";
+
+/// One observation in raw units.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observation {
+    /// `observation.state`.
+    pub state: Vec<f32>,
+    /// `observation.environment_state`; empty if the policy has none.
+    pub environment_state: Vec<f32>,
+}
+
+/// How to integrate: the checkpoint's choice unless the user names another.
+#[derive(Clone, Debug)]
+pub struct Solver {
+    /// The Runge–Kutta method.
+    pub tableau: &'static Tableau,
+    /// Steps, uniform in time from noise to data.
+    pub steps: usize,
+}
+
+/// What [`Policy::infer`] answers.
+#[derive(Clone, Debug)]
+pub struct Chunks {
+    /// Actions in robot units, `[batch, horizon, action_dim]` row by row.
+    pub actions: Vec<f32>,
+    /// The same before unnormalising.
+    pub normalized: Vec<f32>,
+    /// Network evaluations a chunk.
+    pub nfe: usize,
+}
+
+/// The network with its inputs and outputs as flat chunks.
+pub enum Net {
+    /// Residual MLP.
+    Mlp(FlowMlp),
+    /// UNet over the time axis.
+    Unet(Box<UNet1d>),
+}
+
+impl Net {
+    /// Builds the network that `config` describes.
+    ///
+    /// # Errors
+    /// When `vb` lacks a tensor or has one of another shape.
+    pub fn load(config: &PolicyConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let features = feature_len(config);
+        Ok(match &config.network {
+            Network::Mlp(mlp) => {
+                let chunk = config.horizon * config.action_dim();
+                Self::Mlp(FlowMlp::load(mlp, features, chunk, vb)?)
+            }
+            Network::Unet1d(unet) => {
+                if unet.action_dim != config.action_dim() || unet.cond_dim != features {
+                    return Err(Error::Invalid(format!(
+                        "network unet1d: expected action_dim {} and cond_dim {features}, got {} and {}",
+                        config.action_dim(),
+                        unet.action_dim,
+                        unet.cond_dim
+                    )));
+                }
+                Self::Unet(Box::new(UNet1d::load(unet, vb)?))
+            }
+        })
+    }
+
+    /// Features `[b, features]` to what the velocity needs of them; once per observation.
+    ///
+    /// # Errors
+    /// When a shape is another.
+    pub fn encode(&self, features: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Mlp(mlp) => mlp.encode(features)?,
+            Self::Unet(_) => features.clone(),
+        })
+    }
+
+    /// Velocity of `x_t` `[b, horizon, action_dim]` at one flow time per sample.
+    ///
+    /// # Errors
+    /// When a shape is another.
+    pub fn velocity(&self, context: &Tensor, x_t: &Tensor, t: &[f64]) -> Result<Tensor> {
+        Ok(match self {
+            Self::Mlp(mlp) => {
+                mlp.velocity(context, &x_t.flatten_from(1)?, t)?.reshape(x_t.shape())?
+            }
+            Self::Unet(unet) => {
+                let time: Vec<f32> = t.iter().map(|t| (t * 1000.0) as f32).collect();
+                let time = Tensor::from_vec(time, t.len(), x_t.device())?;
+                unet.forward(x_t, &time, context)?
+            }
+        })
+    }
+}
+
+/// Number of features that the network of `config` sees.
+pub fn feature_len(config: &PolicyConfig) -> usize {
+    features::len(
+        &config.feature_encoder,
+        config.n_obs_steps,
+        config.state_dim(),
+        config.environment_dim(),
+    )
+}
+
+/// A loaded policy.
+pub struct Policy {
+    config: PolicyConfig,
+    processor: Processor,
+    net: Net,
+    device: Device,
+    folder: PathBuf,
+}
+
+impl Policy {
+    /// Loads a policy folder.
+    ///
+    /// # Errors
+    /// One error that names the file and the key: missing files, unknown keys, tensors that are
+    /// missing, of another shape, or not finite.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        if !folder.is_dir() {
+            let message = "expected a policy folder with config.json, model.safetensors and \
+                           processor files; no such folder";
+            return Err(Error::config(folder, message));
+        }
+        let config = PolicyConfig::load(&folder.join(CONFIG))?;
+        let processor = processor::load(folder, &config)?;
+        let path = folder.join(WEIGHTS);
+        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let tensors = candle_core::safetensors::load_buffer(&bytes, device)
+            .map_err(|e| Error::config(&path, format!("not a safetensors file: {e}")))?;
+        drop(bytes);
+        let mut names: Vec<_> = tensors.iter().collect();
+        names.sort_by_key(|(name, _)| *name);
+        for (name, tensor) in names {
+            // A sum is finite only if every element is; overflow would need values near 1e38.
+            let sum = tensor.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?;
+            if !sum.is_finite() {
+                return Err(Error::checkpoint(name, "finite weights", "NaN or infinity"));
+            }
+        }
+        let vb = VarBuilder::from_tensors(tensors, DType::F32, device);
+        let net = Net::load(&config, vb).map_err(|e| Error::config(&path, e.to_string()))?;
+        Ok(Self { config, processor, net, device: device.clone(), folder: folder.to_owned() })
+    }
+
+    /// A policy around a network that is being trained.
+    pub fn from_parts(
+        config: PolicyConfig,
+        processor: Processor,
+        net: Net,
+        device: Device,
+    ) -> Self {
+        Self { config, processor, net, device, folder: PathBuf::new() }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &PolicyConfig {
+        &self.config
+    }
+
+    /// The folder that the policy was loaded from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The solver: the configuration's, with the user's overrides.
+    ///
+    /// # Errors
+    /// When the name is unknown or steps are zero.
+    pub fn solver(&self, name: Option<&str>, steps: Option<usize>) -> Result<Solver> {
+        let tableau = Tableau::by_name(name.unwrap_or(&self.config.solver))?;
+        let steps = steps.unwrap_or(self.config.num_inference_steps);
+        if steps == 0 {
+            return Err(Error::Invalid("steps: expected 1 or more, got 0".into()));
+        }
+        Ok(Solver { tableau, steps })
+    }
+
+    /// Length of one chunk, `horizon·action_dim`: what [`Policy::infer`] needs of noise per sample.
+    pub fn chunk_len(&self) -> usize {
+        self.config.horizon * self.config.action_dim()
+    }
+
+    /// One chunk for each history. `histories` hold `n_obs_steps` observations each, oldest first;
+    /// `noise` is `[batch, horizon, action_dim]`, unit normal.
+    ///
+    /// # Errors
+    /// When an observation has another shape or is not finite, or the network's output is not.
+    pub fn infer(
+        &self,
+        histories: &[&[Observation]],
+        noise: Vec<f32>,
+        solver: &Solver,
+    ) -> Result<Chunks> {
+        self.run(histories, noise, solver, None)
+    }
+
+    /// As [`Policy::infer`]; `trace(t, x_t)` sees the noise and the state after every solver step,
+    /// in robot units.
+    ///
+    /// # Errors
+    /// As [`Policy::infer`].
+    pub fn infer_traced(
+        &self,
+        histories: &[&[Observation]],
+        noise: Vec<f32>,
+        solver: &Solver,
+        trace: &mut dyn FnMut(f64, &[f32]),
+    ) -> Result<Chunks> {
+        self.run(histories, noise, solver, Some(trace))
+    }
+
+    fn run(
+        &self,
+        histories: &[&[Observation]],
+        noise: Vec<f32>,
+        solver: &Solver,
+        mut trace: Option<&mut dyn FnMut(f64, &[f32])>,
+    ) -> Result<Chunks> {
+        let (b, h, d) = (histories.len(), self.config.horizon, self.config.action_dim());
+        if noise.len() != b * h * d {
+            return Err(Error::Invalid(format!(
+                "noise: expected [{b}, {h}, {d}], got {} values",
+                noise.len()
+            )));
+        }
+        let mut encoded = Vec::with_capacity(b * feature_len(&self.config));
+        for history in histories {
+            self.encode_history(history, &mut encoded)?;
+        }
+        let features = Tensor::from_vec(encoded, (b, feature_len(&self.config)), &self.device)?;
+        let context = self.net.encode(&features)?;
+
+        let robot_units = |normalized: &[f32]| {
+            let mut actions = normalized.to_vec();
+            for (row, history) in actions.chunks_exact_mut(h * d).zip(histories) {
+                let state = history.last().map_or(&[][..], |newest| &newest.state);
+                self.processor.unnormalize_actions(state, row);
+            }
+            actions
+        };
+        let (from, to) = self.config.path.ends();
+        let grid = solver::grid::uniform(from, to, solver.steps)?;
+        let x = Tensor::from_vec(noise, (b, h, d), &self.device)?;
+        let mut field =
+            |x: &Tensor, t: f64| -> Result<Tensor> { self.net.velocity(&context, x, &vec![t; b]) };
+        let mut observe = |_step: usize, t: f64, x: &Tensor| -> Result<()> {
+            if let Some(trace) = trace.as_mut() {
+                trace(t, &robot_units(&x.flatten_all()?.to_vec1()?));
+            }
+            Ok(())
+        };
+        let solution =
+            solver::integrate_observed(&mut field, x, &grid, solver.tableau, &mut observe)?;
+        let normalized: Vec<f32> = solution.x.flatten_all()?.to_vec1()?;
+        let actions = robot_units(&normalized);
+        if !actions.iter().all(|a| a.is_finite()) {
+            return Err(Error::Rejected { reason: "the network's actions are not finite".into() });
+        }
+        Ok(Chunks { actions, normalized, nfe: solution.nfe })
+    }
+
+    fn encode_history(&self, history: &[Observation], out: &mut Vec<f32>) -> Result<()> {
+        if history.len() != self.config.n_obs_steps {
+            return Err(Error::Invalid(format!(
+                "observation history: expected n_obs_steps = {}, got {}",
+                self.config.n_obs_steps,
+                history.len()
+            )));
+        }
+        let mut flat = Vec::with_capacity(
+            history.len() * (self.config.state_dim() + self.config.environment_dim()),
+        );
+        for observation in history {
+            let parts = [
+                (STATE, &observation.state, self.config.state_dim()),
+                (ENVIRONMENT_STATE, &observation.environment_state, self.config.environment_dim()),
+            ];
+            for (key, values, expected) in parts {
+                if values.len() != expected {
+                    return Err(Error::Rejected {
+                        reason: format!("{key}: expected {expected} values, got {}", values.len()),
+                    });
+                }
+                if !values.iter().all(|value| value.is_finite()) {
+                    return Err(Error::Rejected { reason: format!("{key}: not finite") });
+                }
+                let start = flat.len();
+                flat.extend_from_slice(values);
+                if let Some(map) = self.processor.inputs.get(key) {
+                    map.normalize(&mut flat[start..]);
+                }
+            }
+        }
+        features::encode(&self.config.feature_encoder, &flat, history.len(), out);
+        Ok(())
+    }
+}

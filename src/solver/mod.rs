@@ -1,1 +1,11 @@
-//! (solver)
+//! Solvers of `dx/dt = v(x, t)`: Runge–Kutta tableaux as data, time grids, and one integrator.
+//!
+//! No network, no policy and no path is known here: the field is a closure and the grid says where
+//! to go. Which end is noise is the business of [`crate::flow::Path::ends`].
+
+pub mod grid;
+pub mod integrate;
+pub mod tableau;
+
+pub use integrate::{Solution, integrate, integrate_observed};
+pub use tableau::Tableau;

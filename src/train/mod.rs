@@ -1,1 +1,18 @@
-//! (train)
+//! Training: minibatches, optimiser, checkpoints, evaluation in the simulator.
+//!
+//! ```text
+//! recipe.toml ─ dataset ─ samples ─ cfm loss ─ gradients ─ AdamW ─ EMA ─► checkpoints/<step>/pretrained_model
+//!                                                              └ every so often: evaluate, plot
+//! ```
+//!
+//! A run is a function of its recipe: the order of samples, the flow times and the noise are read
+//! from the counter-based generator at (seed, step), so that a run that was stopped anywhere and
+//! resumed writes the same bytes as one that was not.
+
+pub mod checkpoint;
+pub mod dagger;
+pub mod eval;
+pub mod optimizer;
+pub mod recipe;
+pub mod run;
+pub mod samples;

@@ -1,0 +1,116 @@
+//! `pathline eval`: success rate in the simulator, with LeRobot's keys.
+
+use std::path::PathBuf;
+
+use pathline::device;
+use pathline::flow::Noise;
+use pathline::policy::{Policy, Solver};
+use pathline::train::eval::{EvalOptions, EvalReport, evaluate, observation};
+use pathline_sim::pusht::PushT;
+use serde::Serialize;
+
+/// Runs a policy in the simulator and reports its success rate.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  pathline eval --policy policies/pusht-flow --episodes 500 --seed 100000
+  pathline eval --policy policies/pusht-flow --solver euler --steps 1 --n-action-steps 2 --json
+  pathline eval --policy policies/pusht-flow --latency-ms 200")]
+pub(crate) struct EvalArgs {
+    /// Policy folder.
+    #[arg(long, value_name = "DIR", default_value = "policies/pusht-flow")]
+    policy: PathBuf,
+    /// Environment.
+    #[arg(long, default_value = "pusht", value_parser = ["pusht"])]
+    env: String,
+    /// Number of episodes; episode i is reset with seed + i.
+    #[arg(long, default_value_t = 50)]
+    episodes: usize,
+    /// First reset seed.
+    #[arg(long, default_value_t = 100_000)]
+    seed: u64,
+    /// euler, midpoint, heun or rk4; the policy's own if absent.
+    #[arg(long, value_name = "NAME")]
+    solver: Option<String>,
+    /// Solver steps a chunk; the policy's own if absent.
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Actions executed of each chunk; the policy's own if absent.
+    #[arg(long)]
+    n_action_steps: Option<usize>,
+    /// Delay from an observation to the first action that answers it.
+    #[arg(long, value_name = "D", default_value_t = 0.0)]
+    latency_ms: f64,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Output<'a> {
+    aggregated: &'a EvalReport,
+    latency_ms: Percentiles,
+}
+
+/// Latency of one chunk at batch 1, milliseconds.
+#[derive(Serialize)]
+struct Percentiles {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    max: f64,
+}
+
+pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    anyhow::ensure!(args.episodes > 0, "--episodes: expected 1 or more, got 0");
+    anyhow::ensure!(
+        args.latency_ms.is_finite() && args.latency_ms >= 0.0,
+        "--latency-ms: expected 0 or more, got {}",
+        args.latency_ms
+    );
+    let policy = Policy::load(&args.policy, &device::cpu())?;
+    let solver = policy.solver(args.solver.as_deref(), args.steps)?;
+    let options = EvalOptions {
+        episodes: args.episodes,
+        seed: args.seed,
+        n_action_steps: args.n_action_steps.unwrap_or(policy.config().n_action_steps),
+        latency_ticks: (args.latency_ms * policy.config().fps / 1000.0).ceil() as usize,
+        max_steps: PushT::MAX_STEPS,
+    };
+    let report = evaluate(&policy, &solver, &options, &mut |_, _, _| ())?;
+    let latency = latency(&policy, &solver)?;
+    if args.json {
+        let output = Output { aggregated: &report, latency_ms: latency };
+        println!("{}", serde_json::to_string(&output)?);
+        return Ok(());
+    }
+    println!("pc_success      {:6.1} %  of {} episodes", report.pc_success, report.n_episodes);
+    println!("avg_max_reward  {:6.3}", report.avg_max_reward);
+    println!("avg_sum_reward  {:6.1}", report.avg_sum_reward);
+    println!("avg_steps       {:6.1}    of the successful", report.avg_steps);
+    println!("nfe {} a chunk, {} actions executed", report.nfe, report.n_action_steps);
+    println!(
+        "chunk latency   p50 {:.2} ms  p90 {:.2}  p99 {:.2}  max {:.2}",
+        latency.p50, latency.p90, latency.p99, latency.max
+    );
+    println!("eval_s {:.1}  eval_ep_s {:.3}", report.eval_s, report.eval_ep_s);
+    let failed: Vec<String> =
+        report.per_episode.iter().filter(|e| !e.success).map(|e| e.seed.to_string()).collect();
+    if !failed.is_empty() {
+        println!("failed seeds: {}", failed.join(" "));
+    }
+    Ok(())
+}
+
+fn latency(policy: &Policy, solver: &Solver) -> anyhow::Result<Percentiles> {
+    let history = vec![observation(&PushT::reset(0)); policy.config().n_obs_steps];
+    let noise = Noise::new(0).normal(0, 0, policy.chunk_len());
+    let mut millis = Vec::new();
+    for _ in 0..200 {
+        let start = std::time::Instant::now();
+        policy.infer(&[&history], noise.clone(), solver)?;
+        millis.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    millis.sort_by(f64::total_cmp);
+    let at = |q: f64| millis[((millis.len() - 1) as f64 * q).round() as usize];
+    Ok(Percentiles { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) })
+}

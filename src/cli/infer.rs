@@ -1,0 +1,137 @@
+//! `pathline infer`: one chunk from one observation, for scripts and parity.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use candle_core::{DType, Device, Tensor};
+use pathline::device;
+use pathline::flow::Noise;
+use pathline::policy::config::{ENVIRONMENT_STATE, PolicyConfig, STATE};
+use pathline::policy::{Observation, Policy};
+use pathline::train::eval::observation;
+use pathline_sim::pusht::PushT;
+
+/// One action chunk from one observation.
+#[derive(clap::Args)]
+#[command(after_help = "Files (safetensors):
+  OBS    observation.state f32 [n_obs, D], observation.environment_state f32 [n_obs, D], oldest first
+  NOISE  noise f32 [horizon, action_dim]
+  OUT    action f32 [horizon, action_dim] in robot units, action_normalized f32 [horizon, action_dim]
+
+Examples:
+  pathline infer --policy policies/pusht-flow --example --out chunk.safetensors
+  pathline infer --policy policies/pusht-flow --observation obs.safetensors --steps 8 --out chunk.safetensors")]
+pub(crate) struct InferArgs {
+    /// Policy folder.
+    #[arg(long, value_name = "DIR")]
+    policy: PathBuf,
+    /// Observation file.
+    #[arg(long, value_name = "OBS", required_unless_present = "example")]
+    observation: Option<PathBuf>,
+    /// Take a valid made-up observation instead.
+    #[arg(long, conflicts_with = "observation")]
+    example: bool,
+    /// Noise file; drawn from --seed if absent.
+    #[arg(long)]
+    noise: Option<PathBuf>,
+    /// Seed of the noise.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// euler, midpoint, heun or rk4; the policy's own if absent.
+    #[arg(long, value_name = "NAME")]
+    solver: Option<String>,
+    /// Solver steps; the policy's own if absent.
+    #[arg(long)]
+    steps: Option<usize>,
+    /// File to write.
+    #[arg(long)]
+    out: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
+    let policy = Policy::load(&args.policy, &device::cpu())?;
+    let config = policy.config();
+    let solver = policy.solver(args.solver.as_deref(), args.steps)?;
+    let history = match &args.observation {
+        Some(path) => read_history(path, config)?,
+        None => vec![observation(&PushT::reset(args.seed)); config.n_obs_steps],
+    };
+    let shape = [config.horizon, config.action_dim()];
+    let noise = match &args.noise {
+        Some(path) => rows(&load(path)?, path, "noise", &shape)?,
+        None => Noise::new(args.seed).normal(0, 0, policy.chunk_len()),
+    };
+    let chunks = policy.infer(&[&history], noise, &solver)?;
+    let tensor = |values: &[f32]| Tensor::from_slice(values, &shape, &Device::Cpu);
+    let out = HashMap::from([
+        ("action", tensor(&chunks.actions)?),
+        ("action_normalized", tensor(&chunks.normalized)?),
+    ]);
+    candle_core::safetensors::save(&out, &args.out)
+        .with_context(|| format!("{}: could not be written", args.out.display()))?;
+    if args.json {
+        let summary = serde_json::json!({
+            "out": args.out, "shape": shape, "nfe": chunks.nfe,
+            "solver": solver.tableau.name, "steps": solver.steps,
+        });
+        println!("{summary}");
+    } else {
+        println!(
+            "wrote {}: action {:?}, {} {} steps, {} evaluations",
+            args.out.display(),
+            shape,
+            solver.steps,
+            solver.tableau.name,
+            chunks.nfe
+        );
+    }
+    Ok(())
+}
+
+fn load(path: &Path) -> anyhow::Result<HashMap<String, Tensor>> {
+    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+        .with_context(|| format!("{}: not a safetensors file", path.display()))
+}
+
+fn rows(
+    tensors: &HashMap<String, Tensor>,
+    path: &Path,
+    key: &str,
+    shape: &[usize],
+) -> anyhow::Result<Vec<f32>> {
+    let mut found: Vec<_> = tensors.keys().cloned().collect();
+    found.sort();
+    let tensor = tensors.get(key).with_context(|| {
+        format!("{}: expected a tensor {key} {shape:?}, found {found:?}", path.display())
+    })?;
+    ensure!(
+        tensor.dims() == shape && tensor.dtype() == DType::F32,
+        "{}: {key}: expected f32 {shape:?}, got {:?} {:?}",
+        path.display(),
+        tensor.dtype(),
+        tensor.dims()
+    );
+    Ok(tensor.flatten_all()?.to_vec1()?)
+}
+
+fn read_history(path: &Path, config: &PolicyConfig) -> anyhow::Result<Vec<Observation>> {
+    let tensors = load(path)?;
+    let n = config.n_obs_steps;
+    let (s, e) = (config.state_dim(), config.environment_dim());
+    let state = rows(&tensors, path, STATE, &[n, s])?;
+    let environment = match e {
+        0 => Vec::new(),
+        e => rows(&tensors, path, ENVIRONMENT_STATE, &[n, e])?,
+    };
+    Ok((0..n)
+        .map(|i| Observation {
+            state: state[i * s..(i + 1) * s].to_vec(),
+            environment_state: environment[i * e..(i + 1) * e].to_vec(),
+        })
+        .collect())
+}

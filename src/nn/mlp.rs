@@ -1,0 +1,112 @@
+//! A residual MLP that predicts the velocity of a whole action chunk.
+//!
+//! The observation is encoded once into a context; per evaluation the chunk and the time pass
+//! through `depth` pre-norm residual blocks, each of which sees the context:
+//! `h ← h + W₂·silu(W₁·LN(h) + U·silu(context + time))`. The last layer starts small, so an
+//! untrained network predicts a velocity near zero.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Linear, Module, VarBuilder, linear, linear_no_bias};
+use serde::{Deserialize, Serialize};
+
+use super::embed::sinusoidal;
+use super::layers::LayerNorm;
+
+/// Size of a [`FlowMlp`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MlpConfig {
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Number of residual blocks.
+    pub depth: usize,
+    /// Width of the sinusoidal time embedding.
+    pub time_embed_dim: usize,
+}
+
+/// The network. `chunk` below is `horizon·action_dim`.
+#[derive(Clone, Debug)]
+pub struct FlowMlp {
+    encoder: [Linear; 2],
+    time: Linear,
+    input: Linear,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    output: Linear,
+    time_embed_dim: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Block {
+    norm: LayerNorm,
+    up: Linear,
+    context: Linear,
+    down: Linear,
+}
+
+impl FlowMlp {
+    /// Loads a network for features `[b, features]` and chunks `[b, chunk]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(
+        config: &MlpConfig,
+        features: usize,
+        chunk: usize,
+        vb: VarBuilder<'_>,
+    ) -> Result<Self> {
+        let width = config.width;
+        let block = |vb: VarBuilder<'_>| -> Result<Block> {
+            Ok(Block {
+                norm: LayerNorm::load(width, 1e-5, vb.pp("norm"))?,
+                up: linear(width, width, vb.pp("up"))?,
+                context: linear_no_bias(width, width, vb.pp("context"))?,
+                down: linear(width, width, vb.pp("down"))?,
+            })
+        };
+        let out = vb.pp("output");
+        let small = candle_nn::Init::Randn { mean: 0.0, stdev: 0.01 };
+        Ok(Self {
+            encoder: [
+                linear(features, width, vb.pp("encoder.0"))?,
+                linear(width, width, vb.pp("encoder.1"))?,
+            ],
+            time: linear(config.time_embed_dim, width, vb.pp("time"))?,
+            input: linear(chunk, width, vb.pp("input"))?,
+            blocks: (0..config.depth)
+                .map(|i| block(vb.pp(format!("blocks.{i}"))))
+                .collect::<Result<_>>()?,
+            norm: LayerNorm::load(width, 1e-5, vb.pp("norm"))?,
+            output: Linear::new(
+                out.get_with_hints((chunk, width), "weight", small)?,
+                Some(out.get_with_hints(chunk, "bias", candle_nn::init::ZERO)?),
+            ),
+            time_embed_dim: config.time_embed_dim,
+        })
+    }
+
+    /// Observation features `[b, features]` to a context `[b, width]`; once per observation.
+    ///
+    /// # Errors
+    /// When the shape is another.
+    pub fn encode(&self, features: &Tensor) -> Result<Tensor> {
+        let [first, second] = &self.encoder;
+        second.forward(&first.forward(features)?.silu()?)
+    }
+
+    /// Velocity of the chunk `x_t` `[b, chunk]` at flow times `t` (one per sample, t = 1 is noise).
+    ///
+    /// # Errors
+    /// When a shape is another.
+    pub fn velocity(&self, context: &Tensor, x_t: &Tensor, t: &[f64]) -> Result<Tensor> {
+        let time = sinusoidal(t, self.time_embed_dim, 0.05, 4.0, x_t.device())?;
+        let condition = (context + self.time.forward(&time)?)?.silu()?;
+        let mut h = self.input.forward(x_t)?;
+        for block in &self.blocks {
+            let up = block.up.forward(&block.norm.forward(&h)?)?;
+            let up = (up + block.context.forward(&condition)?)?.silu()?;
+            h = (h + block.down.forward(&up)?)?;
+        }
+        self.output.forward(&self.norm.forward(&h)?)
+    }
+}
