@@ -1,22 +1,78 @@
-//! The `pathline` binary.
+//! The `pathline` binary: parses, dispatches, and turns an error into one line and exit code 1.
 #![expect(clippy::print_stdout, reason = "results go to stdout")]
 
 mod cli;
 
-use clap::Parser;
+use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
+
+/// A runtime for flow-matching and diffusion robot policies.
 #[derive(Parser)]
-#[command(version, about)]
-enum Command {
-    Demos(cli::demos::DemosArgs),
-    Train(cli::train::TrainArgs),
-    Eval(cli::eval::EvalArgs),
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "First steps:
+  pathline demo                                  simulator and policy over zenoh, nothing to set up
+  pathline serve --policy policies/pusht-flow    the policy node; then, in another terminal:
+  pathline sim pusht                             the simulator that it drives
+
+Results go to stdout, logs to stderr (RUST_LOG=info shows more), --json prints one object.
+Exit code 0: done, 1: failed, 2: wrong usage."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Command::parse() {
-        Command::Demos(args) => cli::demos::run(args),
-        Command::Train(args) => cli::train::run(args),
+#[derive(Subcommand)]
+enum Command {
+    Demo(cli::demo::DemoArgs),
+    Serve(cli::serve::ServeArgs),
+    Sim(cli::sim::SimArgs),
+    Eval(cli::eval::EvalArgs),
+    Train(cli::train::TrainArgs),
+    Record(cli::record::RecordArgs),
+    Replay(cli::replay::ReplayArgs),
+    // Written by others: one line here, one in `run`, one in cli/mod.rs.
+    // Bench(cli::bench::BenchArgs),
+    Demos(cli::demos::DemosArgs),
+    Doctor(cli::doctor::DoctorArgs),
+    Infer(cli::infer::InferArgs),
+    Inspect(cli::inspect::InspectArgs),
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Demo(args) => cli::demo::run(&args),
+        Command::Serve(args) => cli::serve::run(&args),
+        Command::Sim(args) => cli::sim::run(&args),
         Command::Eval(args) => cli::eval::run(&args),
+        Command::Train(args) => cli::train::run(args),
+        Command::Record(args) => cli::record::run(&args),
+        Command::Replay(args) => cli::replay::run(&args),
+        // Command::Bench(args) => cli::bench::run(&args),
+        Command::Demos(args) => cli::demos::run(args),
+        Command::Doctor(args) => cli::doctor::run(&args),
+        Command::Infer(args) => cli::infer::run(&args),
+        Command::Inspect(args) => cli::inspect::run(&args),
+    }
+}
+
+fn main() -> ExitCode {
+    // zenoh reports every refused connection as an error of its own; ours say what to do.
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,zenoh=off"));
+    tracing_subscriber::fmt()
+        .without_time()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -1,4 +1,5 @@
 //! Demonstrations: the same bytes from any number of threads, and what is in them.
+#![cfg(feature = "nn")]
 #![cfg(all(feature = "nn", feature = "node"))]
 
 use std::path::Path;

@@ -117,9 +117,8 @@ fn file(path: &Path) -> anyhow::Result<Value> {
             Ok(json!({"kind": "json", "value": value}))
         }
         _ if bytes.starts_with(b"GIF8") => {
-            let size = |at: usize| {
-                bytes.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
-            };
+            let size =
+                |at: usize| bytes.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]));
             Ok(json!({"kind": "GIF", "bytes": bytes.len(), "width": size(6), "height": size(8)}))
         }
         _ => bail!(
