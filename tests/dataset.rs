@@ -1,5 +1,6 @@
 //! LeRobotDataset v3.0: round trips, LeRobot's own folder, and folders that must be refused.
 #![cfg(feature = "nn")]
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
