@@ -1,4 +1,49 @@
 //! Pathline: a runtime for flow-matching and diffusion robot policies.
+//!
+//! A learned velocity field carries noise to an action chunk:
+//!
+//! ```text
+//!                       observation ─ features ─ encode ─► context ┐
+//!   zenoh ◄── gate ◄── timeline ◄── action chunk ◄── integrate(velocity(context, x_t, t), noise, grid, solver)
+//!     │
+//!   robot / simulator
+//! ```
+//!
+//! | module | what it is | needs |
+//! |---|---|---|
+//! | [`action`] | chunks, the timeline that plays them by tick, the gate that checks them | nothing |
+//! | [`wire`] | CDR messages, keys, the rmw_zenoh attachment | nothing |
+//! | `flow`, `solver` | probability paths, targets, objectives, noise; tableaux and the integrator | tensors |
+//! | `nn`, `policy` | networks; a policy folder as a function from observations to a chunk | tensors |
+//! | `dataset`, `train` | LeRobotDataset v3 folders; recipes, optimiser, checkpoints, evaluation | tensors, simulator |
+//! | `node` | the policy server, the simulator node, the recorder | zenoh, simulator |
+//!
+//! **Time.** t = 1 is noise and t = 0 is data: `x_t = α(t)·data + σ(t)·noise`, on the straight path
+//! α = 1 − t and σ = t, the velocity is noise − data, and sampling integrates from 1 to 0. A
+//! checkpoint that runs the other way is loaded with another `flow::Path`.
+//!
+//! **Ticks.** A chunk carries the tick of the observation it answers; row i belongs to that tick + i.
+//! The robot's own counter decides what runs; latency is never estimated.
+#![cfg_attr(
+    feature = "nn",
+    doc = r#"
+One chunk from one observation:
+
+```no_run
+use pathline::{device, flow::Noise, policy::{Observation, Policy}};
+
+# fn main() -> pathline::Result<()> {
+let policy = Policy::load("policies/pusht-flow".as_ref(), &device::cpu())?;
+let observation = Observation { state: vec![256.0; 2], environment_state: vec![256.0; 16] };
+let history = vec![observation; policy.config().n_obs_steps];
+let noise = Noise::new(0).normal(0, 0, policy.chunk_len());
+let chunks = policy.infer(&[&history], noise, &policy.solver(None, None)?)?;
+assert_eq!(chunks.actions.len(), policy.chunk_len()); // [horizon, action_dim], robot units
+# Ok(())
+# }
+```
+"#
+)]
 
 mod error;
 pub use error::{Error, Result};

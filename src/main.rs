@@ -36,7 +36,7 @@ enum Command {
     Replay(cli::replay::ReplayArgs),
     // Written by others: one line here, one in `run`, one in cli/mod.rs.
     // Bench(cli::bench::BenchArgs),
-    // Demos(cli::demos::DemosArgs),
+    Demos(cli::demos::DemosArgs),
     Doctor(cli::doctor::DoctorArgs),
     Infer(cli::infer::InferArgs),
     Inspect(cli::inspect::InspectArgs),
@@ -52,7 +52,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Record(args) => cli::record::run(&args),
         Command::Replay(args) => cli::replay::run(&args),
         // Command::Bench(args) => cli::bench::run(&args),
-        // Command::Demos(args) => cli::demos::run(&args),
+        Command::Demos(args) => cli::demos::run(args),
         Command::Doctor(args) => cli::doctor::run(&args),
         Command::Infer(args) => cli::infer::run(&args),
         Command::Inspect(args) => cli::inspect::run(&args),

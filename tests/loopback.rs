@@ -1,4 +1,5 @@
 //! Policy node and robot over real zenoh sessions on loopback: what a good run looks like.
+#![cfg(feature = "node")]
 
 mod common;
 

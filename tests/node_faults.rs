@@ -1,4 +1,5 @@
 //! Bad input and dead peers over real zenoh: one counter each, and a robot that holds.
+#![cfg(feature = "node")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Training: resume is exact, `kill -9` loses nothing, bad recipes are refused.
+#![cfg(feature = "cli")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,4 +1,5 @@
-//! Success and speed of the PushT expert: `expert_eval [reset|perturbed] [first_seed] [episodes]`.
+//! Success and speed of the PushT expert:
+//! `expert_eval [reset|perturbed] [first_seed] [episodes] [beam] [replan_ticks]`.
 #![allow(clippy::print_stdout, reason = "the figures are the program's output")]
 
 use std::time::Instant;
@@ -12,7 +13,12 @@ fn main() {
         |i: usize, default: u64| args.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);
     let is_perturbed = args.get(1).is_some_and(|a| a == "perturbed");
     let (first, count) = (number(2, 100_000), number(3, 100));
-    let cfg = ExpertConfig { beam: number(4, 32) as usize, ..ExpertConfig::default() };
+    let base = ExpertConfig::default();
+    let cfg = ExpertConfig {
+        beam: number(4, base.beam as u64) as usize,
+        replan_ticks: number(5, base.replan_ticks as u64) as usize,
+        ..base
+    };
     let start = Instant::now();
     let (mut lengths, mut failed) = (Vec::new(), Vec::new());
     for seed in first..first + count {

@@ -1,21 +1,8 @@
 //! The gate: nothing reaches the robot but through here.
 //!
-//! A pure state machine. It has no socket, no clock, no panic path, and takes no memory after
-//! [`Gate::new`]. The robot tells it what it observed and when ([`Gate::observed`]), offers what came
-//! in ([`Gate::offer`]) and asks once a tick what to do ([`Gate::step`]). What it promises, whatever
-//! comes in, in whatever order:
-//!
-//! 1. Every command is finite, inside the position limits, and at most `max_step` from the last one.
-//! 2. No action is played that answers an observation older than `max_obs_age`, by the robot's ticks.
-//! 3. The observation answered never gets older from one action to the next; no action of another
-//!    session or of an earlier epoch is played.
-//! 4. Without a valid chunk for `heartbeat` ticks it holds.
-//! 5. Its memory does not grow.
-//! 6. Every input ends in exactly one counter.
-//!
-//! Holding means: the last commanded position stays commanded. There is no acceleration limit yet,
-//! so a hold starts at once. `gate_laws.rs` proves the list on random schedules, and that a gate with
-//! any one of its checks removed is caught.
+//! A pure state machine without clock, socket or panic path. The whole chunk is checked when it comes,
+//! each action again before it leaves. `gate_laws.rs` proves what [`Gate`] promises on random
+//! schedules, and that a gate with any one of its checks removed is caught.
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,47 +12,11 @@
 )]
 
 use super::chunk::ChunkView;
+use super::config::{GateConfig, Limit};
 use super::counters::{Counters, Reason, Verdict};
 use super::limit::{limit, slew};
 use super::timeline::{Executed, Executing, Plan, Timeline};
-use super::{MAX_DIM, MAX_HORIZON};
 use crate::{Error, Result};
-
-/// Largest `max_obs_age` and `heartbeat`, in ticks; the ring of observations has this many slots
-/// at most.
-const MAX_AGE: u64 = 1 << 16;
-
-/// What one value of a command may be.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limit {
-    /// Smallest position, robot units.
-    pub lo: f32,
-    /// Largest position, robot units.
-    pub hi: f32,
-    /// Largest change from one tick to the next, robot units; `None` for a robot that takes any.
-    pub max_step: Option<f32>,
-}
-
-/// What a [`Gate`] is made from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GateConfig {
-    /// The run nonce that the robot drew at start; only chunks that echo it are taken.
-    pub session: u64,
-    /// One limit a dimension, in the order of the action. Mandatory.
-    pub limits: Vec<Limit>,
-    /// Most rows of a chunk.
-    pub max_horizon: usize,
-    /// Oldest observation that an action may answer, in ticks.
-    pub max_obs_age: u64,
-    /// Ticks without a valid chunk after which the robot holds.
-    pub heartbeat: u64,
-    /// How far outside its limits a value may lie and still be clamped, as a share of the range
-    /// `hi - lo`. A chunk with a value further out is dropped whole. 0 clamps nothing.
-    pub overshoot: f32,
-    /// Chunks with a value that is not finite, one after the other, after which the gate latches;
-    /// 0 never latches.
-    pub latch_after: u32,
-}
 
 /// Where the gate stands, by severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,8 +75,23 @@ struct Seen {
     tick: u64,
 }
 
-/// See the [module](self).
-#[derive(Clone, Debug)]
+/// Stands before the robot. The robot tells it what it observed and when ([`Gate::observed`]), offers
+/// what came in ([`Gate::offer`]) and asks once a tick what to do ([`Gate::step`]).
+///
+/// What it promises, whatever comes in, in whatever order:
+///
+/// 1. Every command is finite, inside the position limits, and at most `max_step` from the last one.
+/// 2. The row that is played is the row of this tick, and the observation that it answers is not
+///    older than `max_obs_age`, by the robot's own ticks.
+/// 3. The observation answered never gets older from one action to the next; no action of another
+///    session, of an earlier epoch or of an earlier episode is played.
+/// 4. Without a new valid chunk for `heartbeat` ticks it holds.
+/// 5. It takes no memory after [`Gate::new`].
+/// 6. Every input ends in exactly one counter.
+///
+/// Holding means: the last commanded position stays commanded. There is no acceleration limit, so a
+/// hold starts at once.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Gate {
     config: GateConfig,
     state: GateState,
@@ -157,8 +123,8 @@ impl Gate {
     /// [`Error::Invalid`] if a limit is missing, not finite or empty, if another number makes no
     /// sense, or if `position` is not finite or not inside the limits.
     pub fn new(config: GateConfig, position: &[f32]) -> Result<Self> {
-        check_config(&config)?;
-        let slots = usize::try_from(config.max_obs_age.saturating_add(1)).unwrap_or(1);
+        config.check()?;
+        let slots = usize::try_from(config.observation_slots()).unwrap_or(1);
         let dim = config.limits.len();
         let mut gate = Self {
             state: GateState::Idle,
@@ -229,13 +195,16 @@ impl Gate {
                 Verdict::Accepted { clamped }
             }
             Err(reason) => {
+                if self.broken(Flaw::RefusalTouches) {
+                    self.accepted_tick = tick;
+                }
                 if reason == Reason::NonFinite {
                     self.count_non_finite((chunk.epoch, chunk.seq));
                 }
                 Verdict::Rejected(reason)
             }
         };
-        if !(self.broken(Flaw::Uncounted) && !verdict.is_accepted()) {
+        if verdict.is_accepted() || !self.broken(Flaw::Uncounted) {
             self.counters.count(verdict);
         }
         verdict
@@ -258,6 +227,9 @@ impl Gate {
         let Some((plan, index)) = self.due(tick) else {
             if self.state == GateState::Run {
                 self.state = GateState::Held;
+            }
+            if self.broken(Flaw::HoldMoves) {
+                self.move_setpoint(0);
             }
             return self.command(tick, Source::Hold, false);
         };
@@ -439,8 +411,9 @@ impl Gate {
 
     /// Moves the setpoint to row `index`, as far as the limits allow; true if `max_step` cut it.
     fn move_setpoint(&mut self, index: usize) -> bool {
-        let no_limit = self.broken(Flaw::NoLimit) || self.broken(Flaw::NotFinite);
+        let no_limit = self.broken(Flaw::NoLimit);
         let no_step = self.broken(Flaw::NoStep);
+        let any = self.broken(Flaw::NotFinite);
         let mut limited = false;
         let row = self.timeline.row(index).unwrap_or(&[]);
         for ((now, l), value) in self.setpoint.iter_mut().zip(&self.config.limits).zip(row) {
@@ -448,6 +421,7 @@ impl Gate {
             // were, the position would be held.
             let target = limit(*value, l.lo, l.hi);
             let target = if no_limit { Some(*value) } else { target };
+            let target = if any { target.or(Some(*value)) } else { target };
             let Some(target) = target else { continue };
             let next = match l.max_step {
                 Some(max_step) if !no_step => slew(*now, target, max_step),
@@ -464,8 +438,7 @@ impl Gate {
     }
 
     fn slot(&self, obs_seq: u64) -> Option<usize> {
-        let slots = self.config.max_obs_age.saturating_add(1);
-        usize::try_from(obs_seq.checked_rem(slots)?).ok()
+        usize::try_from(obs_seq.checked_rem(self.config.observation_slots())?).ok()
     }
 
     fn set_position(&mut self, position: &[f32]) -> Result<()> {
@@ -492,6 +465,13 @@ impl Gate {
     #[allow(clippy::unused_self, reason = "the test build reads it")]
     const fn broken(&self, _: Flaw) -> bool {
         false
+    }
+
+    /// True if only counters differ.
+    #[cfg(test)]
+    pub(super) fn same_but_counters(&self, other: &Self) -> bool {
+        let other = Self { counters: self.counters, ..other.clone() };
+        *self == other
     }
 
     /// A gate that lacks one check, for the test of the tests.
@@ -522,38 +502,6 @@ pub(super) enum Flaw {
     EpisodeKept,
     RingGrows,
     Uncounted,
-}
-
-fn check_config(config: &GateConfig) -> Result<()> {
-    let refuse = |message: String| Err(Error::Invalid(format!("gate: {message}")));
-    if config.limits.is_empty() {
-        return refuse("expected limits for every dimension of the action, got none".into());
-    }
-    for (d, l) in config.limits.iter().enumerate() {
-        if !(l.lo.is_finite() && l.hi.is_finite() && l.lo < l.hi) {
-            let (lo, hi) = (l.lo, l.hi);
-            return refuse(format!("dimension {d}: expected finite lo < hi, got [{lo}, {hi}]"));
-        }
-        if l.max_step.is_some_and(|s| !s.is_finite() || s <= 0.0) {
-            let got = l.max_step;
-            return refuse(format!("dimension {d}: expected a finite max_step > 0, got {got:?}"));
-        }
-    }
-    let (dim, horizon) = (config.limits.len(), config.max_horizon);
-    if dim > MAX_DIM || !(1..=MAX_HORIZON).contains(&horizon) {
-        return refuse(format!(
-            "expected at most {MAX_DIM} dimensions and 1 to {MAX_HORIZON} rows, got {dim} and {horizon}"
-        ));
-    }
-    let (age, heartbeat) = (config.max_obs_age, config.heartbeat);
-    if !(1..=MAX_AGE).contains(&age) || !(1..=MAX_AGE).contains(&heartbeat) {
-        return refuse(format!(
-            "expected max_obs_age and heartbeat of 1 to {MAX_AGE} ticks, got {age} and {heartbeat}"
-        ));
-    }
-    if !config.overshoot.is_finite() || config.overshoot < 0.0 {
-        let got = config.overshoot;
-        return refuse(format!("expected a finite overshoot >= 0, got {got}"));
-    }
-    Ok(())
+    HoldMoves,
+    RefusalTouches,
 }

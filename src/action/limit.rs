@@ -44,6 +44,11 @@ pub(super) fn slew(from: f32, to: f32, max_step: f32) -> f32 {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic: that is how it fails"
+)]
 mod tests {
     use super::*;
 

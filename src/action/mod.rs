@@ -7,6 +7,7 @@
 //! Software of this kind is not a safety function. A robot needs its own independent emergency stop.
 
 mod chunk;
+mod config;
 mod counters;
 mod gate;
 mod limit;
@@ -14,6 +15,8 @@ mod timeline;
 
 #[cfg(test)]
 mod gate_laws;
+#[cfg(test)]
+mod gate_tests;
 #[cfg(test)]
 mod sim_net;
 
@@ -23,6 +26,7 @@ pub const MAX_DIM: usize = 256;
 pub const MAX_HORIZON: usize = 1024;
 
 pub use chunk::{ActionChunk, ChunkView, Values};
+pub use config::{GateConfig, Limit};
 pub use counters::{Counters, Reason, Verdict};
-pub use gate::{Command, Gate, GateConfig, GateState, Limit, Source};
+pub use gate::{Command, Gate, GateState, Source};
 pub use timeline::{Executed, Executing, Plan, Timeline};

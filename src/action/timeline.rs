@@ -57,7 +57,7 @@ impl Executing {
 }
 
 /// The plan by tick and a log of what was played. Takes memory when it is made, and never again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Timeline {
     dim: usize,
     max_horizon: usize,
@@ -157,6 +157,11 @@ fn slot_of(tick: u64, slots: usize) -> Option<usize> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic: that is how it fails"
+)]
 mod tests {
     use super::*;
 

@@ -1,9 +1,9 @@
 //! Animated GIFs, written frame by frame.
 //!
-//! GIF89a with one global palette: the first [`SAMPLE`] frames are kept back, NeuQuant picks 255
-//! colours from them, and the colours that cover most of the picture are kept exactly. From then on
-//! a frame costs only its changed rectangle, in which unchanged pixels are transparent. A frame whose
-//! colours the palette misses gets a palette of its own. Memory stays bounded by [`SAMPLE`] frames.
+//! GIF89a with one global palette: the first [`SAMPLE`] frames are kept back and give its 255 colours.
+//! From then on a frame costs only its changed rectangle, in which unchanged pixels are transparent.
+//! A frame whose colours the palette misses gets one of its own. Memory stays bounded by
+//! [`SAMPLE`] frames.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,8 +20,8 @@ const SAMPLE: usize = 24;
 const UNSEEN: u8 = 3;
 /// Squared distance between a colour and its palette entry from which it counts as missed.
 const MISSED: u32 = 24 * 24;
-/// Frequent colours that enter the palette unchanged.
-const EXACT: usize = 24;
+/// So many missed pixels give a frame a palette of its own.
+const MISSED_PIXELS: usize = 4;
 
 type Rgb = [u8; 3];
 
@@ -180,52 +180,53 @@ impl GifWriter {
 impl Stream {
     /// The rectangle of `rgb` that differs from what is shown; `None` if nothing does.
     fn encode(&mut self, rgb: &[u8], width: usize) -> Option<Frame<'static>> {
-        let differs: Vec<bool> = rgb
-            .chunks_exact(3)
-            .zip(self.shown.chunks_exact(3))
-            .map(|(new, old)| new.iter().zip(old).any(|(a, b)| a.abs_diff(*b) > UNSEEN))
+        let pixels = rgb.chunks_exact(3).map(|p| [p[0], p[1], p[2]]);
+        let changes: Vec<Option<Rgb>> = pixels
+            .zip(self.shown.chunks_exact_mut(3))
+            .map(|(new, shown)| {
+                let seen = new.iter().zip(&*shown).any(|(a, b)| a.abs_diff(*b) > UNSEEN);
+                seen.then(|| {
+                    shown.copy_from_slice(&new);
+                    new
+                })
+            })
             .collect();
-        let [left, top, right, bottom] = bounds(&differs, width)?;
+        let [left, top, right, bottom] = bounds(&changes, width)?;
         let (columns, rows) = (right - left + 1, bottom - top + 1);
-        let mut buffer = Vec::with_capacity(columns * rows);
-        let mut missed = 0;
-        for y in top..=bottom {
-            for i in y * width + left..=y * width + right {
-                if differs[i] {
-                    let color = [rgb[i * 3], rgb[i * 3 + 1], rgb[i * 3 + 2]];
-                    self.shown[i * 3..i * 3 + 3].copy_from_slice(&color);
-                    let (index, distance) = self.palette.nearest(color);
-                    missed += usize::from(distance >= MISSED);
-                    buffer.push(index);
-                } else {
-                    buffer.push(TRANSPARENT);
-                }
-            }
-        }
-        let mut frame = if missed > 8 {
-            let mut pixels = Vec::with_capacity(columns * rows * 4);
-            for y in top..=bottom {
-                for i in y * width + left..=y * width + right {
-                    let opaque = if differs[i] { 255 } else { 0 };
-                    pixels.extend([rgb[i * 3], rgb[i * 3 + 1], rgb[i * 3 + 2], opaque]);
-                }
-            }
-            Frame::from_rgba_speed(columns as u16, rows as u16, &mut pixels, 10)
-        } else {
-            let transparent = Some(TRANSPARENT);
-            Frame { buffer: buffer.into(), transparent, ..Frame::default() }
+        let inside = || {
+            changes
+                .chunks_exact(width)
+                .take(bottom + 1)
+                .skip(top)
+                .flat_map(|row| &row[left..=right])
         };
-        (frame.left, frame.top) = (left as u16, top as u16);
-        (frame.width, frame.height) = (columns as u16, rows as u16);
-        frame.dispose = DisposalMethod::Keep;
-        Some(frame)
+        let global = &mut self.palette;
+        let missed = inside().flatten().filter(|c| global.nearest(**c).1 >= MISSED).count();
+        let mut own = (missed >= MISSED_PIXELS).then(|| {
+            let colors: Vec<Rgb> = inside().flatten().copied().collect();
+            Palette::of(&[colors.into_flattened()])
+        });
+        let own_bytes = own.as_ref().map(|palette| palette.bytes.clone());
+        let palette = own.as_mut().unwrap_or(global);
+        let index = |change: &Option<Rgb>| change.map_or(TRANSPARENT, |c| palette.nearest(c).0);
+        Some(Frame {
+            left: left as u16,
+            top: top as u16,
+            width: columns as u16,
+            height: rows as u16,
+            buffer: inside().map(index).collect(),
+            palette: own_bytes,
+            transparent: Some(TRANSPARENT),
+            dispose: DisposalMethod::Keep,
+            ..Frame::default()
+        })
     }
 }
 
-/// Left, top, right and bottom of what is set, all included.
-fn bounds(differs: &[bool], width: usize) -> Option<[usize; 4]> {
+/// Left, top, right and bottom of the changes, all included.
+fn bounds(changes: &[Option<Rgb>], width: usize) -> Option<[usize; 4]> {
     let mut found: Option<[usize; 4]> = None;
-    for (i, _) in differs.iter().enumerate().filter(|(_, differs)| **differs) {
+    for (i, _) in changes.iter().enumerate().filter(|(_, change)| change.is_some()) {
         let (x, y) = (i % width, i / width);
         let [left, top, right, _] = found.unwrap_or([x, y, x, y]);
         found = Some([left.min(x), top, right.max(x), y]);
@@ -243,7 +244,10 @@ struct Palette {
 }
 
 impl Palette {
-    /// NeuQuant over `frames`, then the most frequent colours put in exactly.
+    /// Colours of `frames`, one after the other: the one that the entries so far miss by most.
+    ///
+    /// A miss weighs the squared distance times the root of the pixels it concerns, so that large
+    /// areas come out exact and a small red cross does not turn grey, as it does with NeuQuant.
     fn of(frames: &[Vec<u8>]) -> Self {
         let mut counts: HashMap<Rgb, u32> = HashMap::new();
         for pixel in frames.iter().flat_map(|frame| frame.chunks_exact(3)) {
@@ -251,20 +255,17 @@ impl Palette {
         }
         let mut colors: Vec<(Rgb, u32)> = counts.into_iter().collect();
         colors.sort_unstable_by_key(|&(color, count)| (std::cmp::Reverse(count), color));
-        let mut entries: Vec<Rgb> = colors.iter().take(EXACT).map(|&(color, _)| color).collect();
-        let rest = colors.get(EXACT..).unwrap_or_default();
-        if rest.len() + entries.len() <= usize::from(TRANSPARENT) {
-            entries.extend(rest.iter().map(|&(color, _)| color));
-        } else {
-            // Rare colours are the ones on edges; the root keeps flat areas from taking everything.
-            let weighted: Vec<u8> = rest
-                .iter()
-                .flat_map(|&(color, count)| {
-                    std::iter::repeat_n(color, f64::from(count).sqrt().ceil().min(64.0) as usize)
-                })
-                .flatten()
-                .collect();
-            entries.extend(quantise(&weighted, usize::from(TRANSPARENT) - EXACT));
+        let mut misses = vec![f64::INFINITY; colors.len()];
+        let mut entries: Vec<Rgb> = Vec::with_capacity(256);
+        while entries.len() < usize::from(TRANSPARENT) {
+            let worst = misses.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
+            let Some((next, _)) = worst.filter(|(_, miss)| **miss > 0.0) else { break };
+            let entry = colors[next].0;
+            entries.push(entry);
+            for (miss, (color, count)) in misses.iter_mut().zip(&colors) {
+                let weight = f64::from(*count).sqrt();
+                *miss = miss.min(f64::from(distance(entry, *color)) * weight);
+            }
         }
         entries.resize(256, [0, 0, 0]);
         Self { bytes: entries.into_flattened(), known: HashMap::new() }
@@ -277,8 +278,7 @@ impl Palette {
         }
         let mut best = (0, u32::MAX);
         for (i, entry) in (0..TRANSPARENT).zip(self.bytes.chunks_exact(3)) {
-            let distance =
-                entry.iter().zip(color).map(|(a, b)| u32::from(a.abs_diff(b)).pow(2)).sum();
+            let distance = distance([entry[0], entry[1], entry[2]], color);
             if distance < best.1 {
                 best = (i, distance);
             }
@@ -291,24 +291,8 @@ impl Palette {
     }
 }
 
-/// At most `count` colours for `pixels`.
-fn quantise(pixels: &[u8], count: usize) -> Vec<Rgb> {
-    // The crate's quantiser always fills 256 entries; those that the fewest pixels use are dropped.
-    let rows = pixels.len() / 3;
-    let width = rows.min(4096);
-    let height = (rows / width.max(1)).min(4096);
-    let area = &pixels[..width * height * 3];
-    let frame = Frame::from_rgb_speed(width as u16, height as u16, area, 10);
-    let palette = frame.palette.unwrap_or_default();
-    let mut used: Vec<(u32, Rgb)> =
-        palette.chunks_exact(3).map(|entry| (0, [entry[0], entry[1], entry[2]])).collect();
-    for &index in frame.buffer.iter() {
-        if let Some(entry) = used.get_mut(usize::from(index)) {
-            entry.0 += 1;
-        }
-    }
-    used.sort_unstable_by_key(|&(uses, color)| (std::cmp::Reverse(uses), color));
-    used.into_iter().take(count).map(|(_, color)| color).collect()
+fn distance(a: Rgb, b: Rgb) -> u32 {
+    a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(b)).pow(2)).sum()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub(crate) mod sim;
 pub(crate) mod train;
 // Written by others; enable with their lines in main.rs.
 // pub(crate) mod bench;
-// pub(crate) mod demos;
+pub(crate) mod demos;
 pub(crate) mod doctor;
 pub(crate) mod infer;
 pub(crate) mod inspect;

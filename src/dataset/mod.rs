@@ -19,6 +19,8 @@ mod episode;
 mod episodes;
 mod features;
 mod info;
+#[cfg(feature = "node")]
+pub mod pusht;
 mod reader;
 mod staging;
 mod stats;

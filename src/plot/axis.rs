@@ -25,7 +25,7 @@ impl Axis {
     }
 
     /// The same without a margin below, where zero is the natural start (counts, losses).
-    pub(super) fn from_zero(mut self) -> Self {
+    pub(super) fn starting_at_zero(mut self) -> Self {
         let extent = self.high - self.low;
         if !self.logarithmic && self.low < 0.0 && self.low > -0.05 * extent {
             self.low = 0.0;
@@ -43,9 +43,12 @@ impl Axis {
     /// Ticks as position (0 to 1) and label; around `wanted` of them.
     pub(super) fn ticks(&self, wanted: usize) -> Vec<(f64, String)> {
         let wanted = wanted.max(2) as f64;
-        let values: Vec<f64> = if self.logarithmic && self.high - self.low >= 1.0 {
-            let every = ((self.high - self.low) / wanted).ceil().max(1.0);
-            multiples(self.low, self.high, every).into_iter().map(|v| 10f64.powf(v)).collect()
+        let decades = self.high - self.low;
+        let values: Vec<f64> = if self.logarithmic && decades >= 1.0 {
+            let every = (decades / wanted).ceil().max(1.0);
+            let between: &[f64] = if decades < 3.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+            let whole = multiples(self.low - 1.0, self.high, every).into_iter();
+            whole.flat_map(|v| between.iter().map(move |m| m * 10f64.powf(v))).collect()
         } else if self.logarithmic {
             let (low, high) = (10f64.powf(self.low), 10f64.powf(self.high));
             multiples(low, high, step((high - low) / wanted))
@@ -106,6 +109,7 @@ mod tests {
         assert_eq!(labels(&[0.0, 1.0], false), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
         assert_eq!(labels(&[0.0, 24_000.0], false), ["0", "5k", "10k", "15k", "20k"]);
         assert_eq!(labels(&[1e-4, 0.9], true), ["1e-4", "0.001", "0.01", "0.1", "1"]);
+        assert_eq!(labels(&[0.03, 0.6], true), ["0.05", "0.1", "0.2", "0.5"]);
         assert_eq!(labels(&[0.2, 0.9], true), ["0.2", "0.4", "0.6", "0.8"]);
         assert_eq!(labels(&[7.0], false), ["6.5", "7", "7.5"]);
         assert_eq!(labels(&[0.0, 4e-5], false), ["0", "1e-5", "2e-5", "3e-5", "4e-5"]);

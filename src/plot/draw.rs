@@ -214,6 +214,7 @@ fn shrink(buffer: &[u8], [width, height]: [u32; 2]) -> Vec<u8> {
     small
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
 fn failed<E: std::error::Error + Send + Sync>(error: DrawingAreaErrorKind<E>) -> Error {
     Error::Invalid(format!("plot: {error}"))
 }

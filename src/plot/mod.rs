@@ -45,7 +45,7 @@ pub fn line_plot(
         let path = path.display();
         return Err(Error::Invalid(format!("{path}: a plot needs a point that can be drawn")));
     };
-    let axes = [x_axis.from_zero(), y_axis.from_zero()];
+    let axes = [x_axis.starting_at_zero(), y_axis.starting_at_zero()];
     let labels = draw::Labels { title, x: x_label, y: y_label };
     let rgb = draw::render(SIZE, &labels, &axes, series)?;
     write_png(path, SIZE, &rgb)

@@ -119,8 +119,11 @@ def check(root):
     written = {k: [v for t in tables for v in t[k].to_pylist()] for k in tables[0].schema.names}
     per_episode, worst = [], {}
 
-    def compare(stats, get, spread):
+    def compare(stats, get, spread, frames):
         for key, ft in stats.items():
+            exact = frames[key].astype(float)
+            assert np.allclose(get(key, "mean"), exact.mean(0), rtol=1e-9, atol=1e-9), key
+            assert np.allclose(get(key, "std"), exact.std(0), rtol=1e-7, atol=1e-7), key
             width = np.asarray(spread[key], dtype=float)
             for name, want in ft.items():
                 want, got = np.asarray(want, dtype=float), np.asarray(get(key, name), dtype=float)
@@ -131,8 +134,11 @@ def check(root):
                     assert err == 0, (key, name, want, got)
                 elif name.startswith("q"):  # LeRobot bins in f32: one of its 5000 bins either way
                     assert np.all(np.abs(want - got) <= width / 5000 * 1.01 + 1e-4), (key, name, want, got)
-                else:  # LeRobot's E[x^2] - E[x]^2 is f32
-                    assert np.all(np.abs(want - got) <= 1e-4 * (1 + np.abs(want) + width)), (key, name, want, got)
+                elif name == "std":  # LeRobot's E[x^2] - E[x]^2 is f32: off by about 1e-6 of the square
+                    square = np.maximum(*(np.asarray(ft[k], dtype=float) ** 2 for k in ("min", "max")))
+                    assert np.all(np.abs(want**2 - got**2) <= 1e-6 + 2e-6 * square), (key, name, want, got)
+                else:
+                    assert np.all(np.abs(want - got) <= 1e-5 * (1 + np.abs(want))), (key, name, want, got)
 
     for e in range(ds.num_episodes):
         rows = slice(ep[e]["dataset_from_index"], ep[e]["dataset_to_index"])
@@ -142,10 +148,10 @@ def check(root):
         stats = compute_episode_stats(data, ds.features)
         per_episode.append(stats)
         spread = {k: np.asarray(s["max"], dtype=float) - np.asarray(s["min"], dtype=float) for k, s in stats.items()}
-        compare(stats, lambda key, name: written[f"stats/{key}/{name}"][e], spread)
+        compare(stats, lambda key, name: written[f"stats/{key}/{name}"][e], spread, data)
     total = aggregate_stats(per_episode)
     spread = {k: np.asarray(s["max"], dtype=float) - np.asarray(s["min"], dtype=float) for k, s in total.items()}
-    compare(total, lambda key, name: ds.meta.stats[key][name], spread)
+    compare(total, lambda key, name: ds.meta.stats[key][name], spread, raw)
     assert set(total) == set(ds.meta.stats) == set(ds.features)
     print("statistics, largest |difference| / (1 + |LeRobot's|):", {k: f"{v:.1e}" for k, v in worst.items()})
 

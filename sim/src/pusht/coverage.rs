@@ -42,15 +42,10 @@ fn clipped_area(corners: &[V2; 4], lo: V2, hi: V2) -> f64 {
     let mut poly = Polygon { len: 4, corners: [V2::default(); MAX_CORNERS] };
     poly.corners[..4].copy_from_slice(corners);
     // Signed distance into the box, one side after the other.
-    let sides: [fn(V2, V2, V2) -> f64; 4] = [
-        |p, lo, _| p.x - lo.x,
-        |p, _, hi| hi.x - p.x,
-        |p, lo, _| p.y - lo.y,
-        |p, _, hi| hi.y - p.y,
-    ];
-    for side in sides {
-        poly = keep_inside(&poly, |p| side(p, lo, hi));
-    }
+    poly.keep_inside(|p| p.x - lo.x);
+    poly.keep_inside(|p| hi.x - p.x);
+    poly.keep_inside(|p| p.y - lo.y);
+    poly.keep_inside(|p| hi.y - p.y);
     let mut twice = 0.0;
     for i in 1..poly.len.saturating_sub(1) {
         let (a, b) = (poly.corners[i] - poly.corners[0], poly.corners[i + 1] - poly.corners[0]);
@@ -59,26 +54,36 @@ fn clipped_area(corners: &[V2; 4], lo: V2, hi: V2) -> f64 {
     0.5 * twice
 }
 
-/// The part of `poly` where `depth` is not negative.
-fn keep_inside(poly: &Polygon, depth: impl Fn(V2) -> f64) -> Polygon {
-    let mut out = Polygon { len: 0, corners: [V2::default(); MAX_CORNERS] };
-    let mut push = |p: V2| {
-        if out.len < MAX_CORNERS {
-            out.corners[out.len] = p;
-            out.len += 1;
+impl Polygon {
+    /// Cuts off the part where `depth` is negative.
+    fn keep_inside(&mut self, depth: impl Fn(V2) -> f64) {
+        let old = *self;
+        let inside = old.corners.iter().take(old.len).filter(|&&p| depth(p) >= 0.0).count();
+        if inside == old.len {
+            return;
         }
-    };
-    for i in 0..poly.len {
-        let (p, q) = (poly.corners[i], poly.corners[(i + 1) % poly.len]);
-        let (dp, dq) = (depth(p), depth(q));
-        if dp >= 0.0 {
-            push(p);
+        self.len = 0;
+        if inside == 0 {
+            return;
         }
-        if (dp >= 0.0) != (dq >= 0.0) {
-            push(p.lerp(q, dp / (dp - dq)));
+        for i in 0..old.len {
+            let (p, q) = (old.corners[i], old.corners[(i + 1) % old.len]);
+            let (dp, dq) = (depth(p), depth(q));
+            if dp >= 0.0 {
+                self.push(p);
+            }
+            if (dp >= 0.0) != (dq >= 0.0) {
+                self.push(p.lerp(q, dp / (dp - dq)));
+            }
         }
     }
-    out
+
+    fn push(&mut self, p: V2) {
+        if self.len < MAX_CORNERS {
+            self.corners[self.len] = p;
+            self.len += 1;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -94,7 +94,8 @@ impl PushT {
     }
 
     /// One control step (0.1 s): the agent is driven towards `action`, an absolute position in px
-    /// (gym's box is 0 to 512). `action` must be finite.
+    /// (gym's box is 0 to 512, which is not enforced, as there). A non-finite action leaves the
+    /// agent without a finite position; check actions before.
     pub fn step(&mut self, action: [f64; 2]) -> Outcome {
         let target = v2(action[0], action[1]);
         for _ in 0..SUBSTEPS {
@@ -153,5 +154,77 @@ impl PushT {
     /// Whether the block has touched a wall since the start of the episode.
     pub fn wall_touched(&self) -> bool {
         self.world.wall_touched
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::f64::consts::FRAC_PI_4;
+
+    /// Planners clone in the inner loop and evaluation spreads episodes over threads.
+    #[test]
+    fn an_environment_is_small_and_moves_between_threads() {
+        fn sendable<T: Send + Sync + 'static>() -> usize {
+            size_of::<T>()
+        }
+        assert!(sendable::<PushT>() < 3000, "{}", sendable::<PushT>());
+    }
+
+    #[test]
+    fn at_rest_is_the_pose_itself_and_from_state_turns_about_the_centre() {
+        let asked = [100.0, 110.0, 300.0, 200.0, 2.0];
+        let (rest, gym) = (PushT::at_rest(asked).state(), PushT::from_state(asked).state());
+        for (a, b) in rest.iter().zip(asked) {
+            assert!((a - b).abs() < 1e-12);
+        }
+        // Position first: the centre of gravity, 45 px along the stem, stays where angle 0 put it.
+        let (x, y) = (300.0 + 45.0 * asked[4].sin(), 245.0 - 45.0 * asked[4].cos());
+        assert!((gym[2] - x).abs() < 1e-12 && (gym[3] - y).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_clone_replays_the_same_future() {
+        let mut env = PushT::at_rest([330.0, 256.0, 256.0, 256.0, 0.3]);
+        env.step([280.0, 256.0]);
+        let mut twin = env.clone();
+        for k in 0..40 {
+            let target = [280.0 - 3.0 * f64::from(k), 256.0];
+            assert_eq!(env.step(target), twin.step(target));
+        }
+        assert_eq!(env.state(), twin.state());
+        assert!(env.block_pose()[0] < 250.0);
+    }
+
+    #[test]
+    fn wild_actions_do_not_panic() {
+        for target in [[f64::NAN, 0.0], [f64::INFINITY, 1.0], [1e308, -1e308], [1e12, 1e12]] {
+            let mut env = PushT::reset(3);
+            for _ in 0..5 {
+                let outcome = env.step(target);
+                assert!((0.0..=1.0 + 1e-12).contains(&outcome.coverage), "{target:?}");
+            }
+        }
+    }
+
+    /// Reflection about the axis of the goal T maps an episode onto another one. The axis runs
+    /// through the goal's origin at π/4 + π/2.
+    #[test]
+    fn the_mirror_image_of_an_episode_is_an_episode() {
+        let mirror = |[x, y]: [f64; 2]| [512.0 - y, 512.0 - x];
+        let start = [340.0, 300.0, 250.0, 240.0, 0.5];
+        let [[ax, ay], [bx, by]] = [mirror([start[0], start[1]]), mirror([start[2], start[3]])];
+        let mut a = PushT::at_rest(start);
+        let mut b = PushT::at_rest([ax, ay, bx, by, 2.0 * FRAC_PI_4 - start[4]]);
+        for k in 0..30 {
+            let target = [340.0 - 4.0 * f64::from(k), 300.0 - f64::from(k)];
+            let (x, y) = (a.step(target), b.step(mirror(target)));
+            assert!((x.coverage - y.coverage).abs() < 1e-9, "step {k}");
+        }
+        let (pa, pb) = (a.block_pose(), b.block_pose());
+        let [mx, my] = mirror([pa[0], pa[1]]);
+        assert!((mx - pb[0]).abs() < 1e-9 && (my - pb[1]).abs() < 1e-9, "{pa:?} {pb:?}");
+        assert!((pa[2] + pb[2] - 2.0 * FRAC_PI_4).abs() < 1e-9);
+        assert!((pa[2] - start[4]).abs() > 0.1 && !a.wall_touched());
     }
 }

@@ -13,8 +13,10 @@ mod gjk;
 mod numpy_rng;
 mod physics;
 pub mod render;
+mod rollouts;
 mod shapes;
 mod solver;
 mod vec2;
 
 pub use env::{Outcome, PushT};
+pub use rollouts::{Rollout, rollout, rollouts};

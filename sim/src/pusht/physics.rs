@@ -171,8 +171,12 @@ impl World {
             self.arbiters[i as usize].warm_start(block);
         }
         for _ in 0..ROUNDS {
+            let mut changed = false;
             for &i in active {
-                self.arbiters[i as usize].solve(block, other(i).1);
+                changed |= self.arbiters[i as usize].solve(block, other(i).1);
+            }
+            if !changed {
+                break;
             }
         }
     }

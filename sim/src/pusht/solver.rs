@@ -141,9 +141,11 @@ impl Arbiter {
         }
     }
 
-    /// One Gauss–Seidel round against a body that moves with `other` and does not turn.
-    pub(crate) fn solve(&mut self, block: &mut Motion, other: V2) {
+    /// One Gauss–Seidel round against a body that moves with `other` and does not turn. Whether
+    /// any impulse changed: once none does in a whole round, further rounds change nothing either.
+    pub(crate) fn solve(&mut self, block: &mut Motion, other: V2) -> bool {
         let n = self.normal;
+        let mut changed = false;
         for c in &mut self.contacts[..self.count] {
             let turn = c.r2.perp();
             let bias_speed = (block.v_bias + turn * block.w_bias).dot(n);
@@ -153,15 +155,30 @@ impl Arbiter {
             let sum = before + (c.bias - bias_speed) * c.mass;
             c.bias_impulse = if sum > 0.0 { sum } else { 0.0 };
             block.push_bias(n * (c.bias_impulse - before), c.r2);
+            changed |= c.bias_impulse != before;
 
             let before = c.impulse;
             let sum = before + -speed * c.mass;
             c.impulse = if sum > 0.0 { sum } else { 0.0 };
             block.push(n * (c.impulse - before), c.r2);
+            changed |= c.impulse != before;
         }
+        changed
     }
 }
 
 /// The block at rest.
 pub(crate) const AT_REST: Motion =
     Motion { v: v2(0.0, 0.0), w: 0.0, v_bias: v2(0.0, 0.0), w_bias: 0.0 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The literals are what Chipmunk computes at run time.
+    #[test]
+    fn bias_rate_is_chipmunks() {
+        let per_second = f64::from(1.0_f32 - 0.1_f32).powf(60.0);
+        assert!((BIAS_RATE - (1.0 - per_second.powf(0.01))).abs() < 1e-16);
+    }
+}

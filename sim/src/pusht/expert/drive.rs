@@ -37,11 +37,6 @@ pub(super) fn action_for(p: V2, v: V2, next: V2) -> [f64; 2] {
     [target.x.clamp(0.0, ARENA), target.y.clamp(0.0, ARENA)]
 }
 
-/// Push speed for a push of the given travel after the touch, px/s.
-pub(super) fn push_speed(travel: f64) -> f64 {
-    (30.0 + 2.0 * travel).min(PUSH_SPEED)
-}
-
 /// One approach and push in progress.
 #[derive(Clone)]
 pub(super) struct Drive {
@@ -51,12 +46,11 @@ pub(super) struct Drive {
     /// Distance along the push line from the pre-contact point to the stop, px.
     pub(super) reach: f64,
     cruise: f64,
-    push: f64,
 }
 
 impl Drive {
-    pub(super) fn new(path: Path, dir: V2, reach: f64, cruise: f64, push: f64) -> Self {
-        Self { path, leg: 0, dir, reach, cruise, push }
+    pub(super) fn new(path: Path, dir: V2, reach: f64, cruise: f64) -> Self {
+        Self { path, leg: 0, dir, reach, cruise }
     }
 
     /// Whether the agent has left the approach and follows the push line.
@@ -68,7 +62,7 @@ impl Drive {
     pub(super) fn is_done(&self, p: V2, v: V2) -> bool {
         self.is_pushing() && {
             let left = self.reach - (p - self.path.points[self.path.len - 1]).dot(&self.dir);
-            left < 0.7 && v.dot(&self.dir) < 12.0
+            left < 1.2 && v.dot(&self.dir) < 25.0
         }
     }
 
@@ -99,7 +93,7 @@ impl Drive {
             let cos = e.dot(&u);
             let last = self.leg + 2 == self.path.len;
             let through = if last {
-                self.push * (0.5 * (1.0 + cos)).max(0.35)
+                PUSH_SPEED * (0.5 * (1.0 + cos)).max(0.35)
             } else {
                 self.cruise * (0.5 * (1.0 + cos)).max(0.5)
             };
@@ -119,7 +113,22 @@ impl Drive {
         let along = (p - origin).dot(&self.dir);
         let aside = (p - origin) - self.dir * along;
         let left = self.reach - along - 0.05 * v.dot(&self.dir);
-        let speed = (8.0 * left).clamp(-40.0, self.push);
+        // The speed depends on what is left alone, so that a plan made on the way goes on likewise.
+        let speed = (8.0 * left).min(25.0 + 4.0 * left).clamp(-40.0, PUSH_SPEED);
         self.dir * speed - aside * 5.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pusht::PushT;
+
+    #[test]
+    fn an_action_brings_the_wanted_velocity_in_one_tick() {
+        let (p, v, next) = (V2::new(60.0, 450.0), V2::new(30.0, -80.0), V2::new(90.0, -20.0));
+        let mut env = PushT::at_rest([p.x, p.y, 256.0, 200.0, 0.0]).with_agent_velocity(v.into());
+        env.step(action_for(p, v, next));
+        assert!((V2::from(env.agent_vel()) - next).norm() < 1e-9, "{:?}", env.agent_vel());
     }
 }

@@ -64,13 +64,16 @@ impl Pose {
         V2::new(self.cos * b.x - self.sin * b.y, self.sin * b.x + self.cos * b.y)
     }
 
+    pub(super) fn rotate_back(&self, w: V2) -> V2 {
+        V2::new(self.cos * w.x + self.sin * w.y, self.cos * w.y - self.sin * w.x)
+    }
+
     pub(super) fn to_world(self, b: V2) -> V2 {
         self.p + self.rotate(b)
     }
 
     pub(super) fn to_body(self, w: V2) -> V2 {
-        let d = w - self.p;
-        V2::new(self.cos * d.x + self.sin * d.y, self.cos * d.y - self.sin * d.x)
+        self.rotate_back(w - self.p)
     }
 
     pub(super) fn compose(&self, rel: &Self) -> Self {
@@ -181,13 +184,14 @@ pub(super) fn segment_distance(a: V2, b: V2) -> f64 {
     best
 }
 
-/// Smallest distance of the T's corners to the inner edges of the walls (negative: overlap).
+/// Smallest distance of the T's corners to the inner edges of the walls (negative: overlap); 30 px
+/// or more may come back as 30.
 pub(super) fn wall_margin(pose: &Pose) -> f64 {
-    // No corner is farther than 122 px from the origin.
-    let centre = (pose.p.x - WALL_LO).min(pose.p.y - WALL_LO);
-    let centre = centre.min(WALL_HI - pose.p.x).min(WALL_HI - pose.p.y);
-    if centre > 122.0 + 60.0 {
-        return 60.0;
+    // No corner is farther than 76.5 px from the centre of gravity.
+    let c = pose.to_world(V2::new(0.0, COG_Y));
+    let centre = (c.x - WALL_LO).min(c.y - WALL_LO).min(WALL_HI - c.x).min(WALL_HI - c.y);
+    if centre > 76.5 + 30.0 {
+        return 30.0;
     }
     let mut m = f64::INFINITY;
     for c in CORNERS {

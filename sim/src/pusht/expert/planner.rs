@@ -4,8 +4,9 @@ use super::super::env::PushT;
 use super::cost::rms_between;
 use super::drive::{Drive, action_for};
 use super::geometry::{AGENT_RADIUS, Pose, V2, distance, exit, wall_margin};
+use super::model::from_here;
 use super::realise::{Fitted, agent, block, fit, is_good};
-use super::search::{Library, Search};
+use super::search::{Library, Problem, Search};
 
 /// Coverage from which the environment counts the task as solved.
 const SUCCESS: f64 = 0.95;
@@ -24,18 +25,20 @@ pub struct ExpertConfig {
     pub depth: usize,
     /// Plans whose first push is fitted to the simulator before the best fit is taken.
     pub max_fits: usize,
+    /// Control steps after which a plan is made anew even where all goes as predicted.
+    pub replan_ticks: usize,
 }
 
 impl Default for ExpertConfig {
     fn default() -> Self {
-        Self { beam: 32, depth: 3, max_fits: 4 }
+        Self { beam: 32, depth: 3, max_fits: 4, replan_ticks: 4 }
     }
 }
 
 impl ExpertConfig {
     /// Settings for making many demonstrations: a narrower beam.
     pub fn bulk() -> Self {
-        Self { beam: 24, max_fits: 3, ..Self::default() }
+        Self { beam: 24, ..Self::default() }
     }
 }
 
@@ -45,6 +48,7 @@ pub struct Expert {
     search: Search,
     drive: Option<Drive>,
     predicted: Option<(V2, Pose)>,
+    /// Control steps until the plan is made anew.
     ticks_left: usize,
 }
 
@@ -62,8 +66,9 @@ impl Expert {
 
     /// The action (absolute target of the agent, px) for the present state.
     ///
-    /// Keeps to its push until it is done or the state deviates from the prediction, then plans anew;
-    /// once the task is solved it stops the agent.
+    /// It plans anew every few steps, when a push is done, and when the state deviates from the
+    /// prediction; a push whose rollout solves the task is driven to its end. Once the task is solved
+    /// the agent is stopped.
     pub fn act(&mut self, env: &PushT) -> [f64; 2] {
         let (p, v) = agent(env);
         if env.coverage() > SUCCESS {
@@ -83,8 +88,10 @@ impl Expert {
                 let (_, normal) = exit(q);
                 return action_for(p, v, pose.rotate(normal) * ESCAPE_SPEED);
             }
-            self.drive = self.plan(env).map(|f| f.drive);
-            self.ticks_left = 120;
+            let fitted = self.plan(env);
+            let solves = fitted.as_ref().is_some_and(|f| f.coverage > SUCCESS);
+            self.ticks_left = if solves { PushT::MAX_STEPS } else { self.cfg.replan_ticks };
+            self.drive = fitted.map(|f| f.drive);
         }
         self.ticks_left = self.ticks_left.saturating_sub(1);
         let Some(drive) = &mut self.drive else {
@@ -103,10 +110,24 @@ impl Expert {
     fn plan(&mut self, env: &PushT) -> Option<Fitted> {
         let lib = Library::shared();
         let settled = settled(env);
-        let plans = self.search.plan(lib, settled, agent(env).0, self.cfg.beam, self.cfg.depth);
+        let (p, v) = agent(env);
+        let from_here = from_here(settled.to_body(p), settled.rotate_back(v));
+        let plans = self.search.plan(
+            lib,
+            &Problem {
+                block: settled,
+                agent: p,
+                velocity: v,
+                from_here: &from_here,
+                beam: self.cfg.beam,
+                depth: self.cfg.depth,
+            },
+        );
         let mut best: Option<(f64, Fitted)> = None;
         for (push, cost) in plans.iter().take(self.cfg.max_fits) {
-            let Some(fitted) = fit(env, &settled, &lib.prims[push.prim], push) else { continue };
+            let own = push.prim.checked_sub(lib.prims.len()).map(|k| &from_here[k]);
+            let prim = own.unwrap_or_else(|| &lib.prims[push.prim]);
+            let Some(fitted) = fit(env, &settled, prim, push) else { continue };
             if is_good(&fitted, push) {
                 return Some(fitted);
             }

@@ -2,14 +2,14 @@
 //!
 //! The approach is rolled out once per setting of clearance and speed and must leave the block alone;
 //! from its end the reach of the push is searched in one dimension, for the intended pose or, for the
-//! last push, for the coverage. Rows of the winning rollout are kept to notice deviations.
+//! last push, for the coverage.
 
 use super::super::env::PushT;
-use super::approach::path;
+use super::approach::{Path, path};
 use super::cost::{coverage, rms_between};
-use super::drive::{Drive, push_speed};
+use super::drive::Drive;
 use super::geometry::{Pose, V2};
-use super::model::{Prim, STANDOFF};
+use super::model::Prim;
 use super::search::Push;
 
 /// Clearance of the path (px from the T) and cruising speed (px/s), tried in this order.
@@ -24,6 +24,7 @@ pub(super) struct Fitted {
     pub(super) drive: Drive,
     /// Keypoint RMS between intended and reached pose, px.
     pub(super) error: f64,
+    /// Coverage reached by the last push of a plan, 0 for the others.
     pub(super) coverage: f64,
 }
 
@@ -49,15 +50,20 @@ fn run(env: &mut PushT, drive: &mut Drive) {
 /// The best realisation of `push` from the state of `env`; `settled` is the block's pose at rest.
 pub(super) fn fit(env: &PushT, settled: &Pose, prim: &Prim, push: &Push) -> Option<Fitted> {
     let mut best: Option<Fitted> = None;
+    let is_here = (settled.to_world(prim.pre) - agent(env).0).norm() < 1e-6;
     for (clear, cruise) in SETTINGS {
         let (p, _) = agent(env);
-        let shifts: &[f64] = if push.is_final { &[0.0, -2.0, 2.0] } else { &[0.0] };
+        let shifts: &[f64] = if push.is_final && !is_here { &[0.0, -2.0, 2.0] } else { &[0.0] };
         for &shift in shifts {
             let side = V2::new(-prim.dir.y, prim.dir.x) * shift;
-            let Some(path) = path(settled, p, prim.pre + side, clear) else { continue };
+            let found = if is_here {
+                Some(Path::none(p))
+            } else {
+                path(settled, p, prim.pre + side, clear)
+            };
+            let Some(path) = found else { continue };
             let dir = settled.rotate(prim.dir);
-            let mut drive =
-                Drive::new(path, dir, STANDOFF + push.travel, cruise, push_speed(push.travel));
+            let mut drive = Drive::new(path, dir, prim.free + push.travel, cruise);
             let Some(fitted) = fit_reach(env, settled, &mut drive, push) else { continue };
             let better = best.as_ref().is_none_or(|b| {
                 if push.is_final {
@@ -70,7 +76,7 @@ pub(super) fn fit(env: &PushT, settled: &Pose, prim: &Prim, push: &Push) -> Opti
                 best = Some(fitted);
             }
         }
-        if best.as_ref().is_some_and(|b| is_good(b, push)) {
+        if is_here || best.as_ref().is_some_and(|b| is_good(b, push)) {
             break;
         }
     }
