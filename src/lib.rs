@@ -24,7 +24,9 @@
 //!
 //! **Ticks.** A chunk carries the tick of the observation it answers; row i belongs to that tick + i.
 //! The robot's own counter decides what runs; latency is never estimated.
-#![cfg_attr(feature = "nn", doc = r#"
+#![cfg_attr(
+    feature = "nn",
+    doc = r#"
 One chunk from one observation:
 
 ```no_run
@@ -40,7 +42,8 @@ assert_eq!(chunks.actions.len(), policy.chunk_len()); // [horizon, action_dim], 
 # Ok(())
 # }
 ```
-"#)]
+"#
+)]
 
 mod error;
 pub use error::{Error, Result};
