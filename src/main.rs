@@ -9,7 +9,17 @@ use clap::{Parser, Subcommand};
 
 /// A runtime for flow-matching and diffusion robot policies.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "First steps:
+  pathline demo                                  simulator and policy over zenoh, nothing to set up
+  pathline serve --policy policies/pusht-flow    the policy node; then, in another terminal:
+  pathline sim pusht                             the simulator that it drives
+
+Results go to stdout, logs to stderr (RUST_LOG=info shows more), --json prints one object.
+Exit code 0: done, 1: failed, 2: wrong usage."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -17,8 +27,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(cli::demo::DemoArgs),
+    Serve(cli::serve::ServeArgs),
+    Sim(cli::sim::SimArgs),
     Eval(cli::eval::EvalArgs),
     Train(cli::train::TrainArgs),
+    Record(cli::record::RecordArgs),
+    Replay(cli::replay::ReplayArgs),
     Bench(cli::bench::BenchArgs),
     Demos(cli::demos::DemosArgs),
     Doctor(cli::doctor::DoctorArgs),
@@ -28,8 +43,13 @@ enum Command {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Demo(args) => cli::demo::run(&args),
+        Command::Serve(args) => cli::serve::run(&args),
+        Command::Sim(args) => cli::sim::run(&args),
         Command::Eval(args) => cli::eval::run(&args),
         Command::Train(args) => cli::train::run(args),
+        Command::Record(args) => cli::record::run(&args),
+        Command::Replay(args) => cli::replay::run(&args),
         Command::Bench(args) => cli::bench::run(&args),
         Command::Demos(args) => cli::demos::run(args),
         Command::Doctor(args) => cli::doctor::run(&args),
@@ -39,6 +59,14 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn main() -> ExitCode {
+    // zenoh reports every refused connection as an error of its own; ours say what to do.
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,zenoh=off"));
+    tracing_subscriber::fmt()
+        .without_time()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

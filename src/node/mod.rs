@@ -1,1 +1,39 @@
-//! (node)
+//! The zenoh side: policy node, robot link, simulator node, recorder. The only module that knows zenoh.
+//!
+//! ```text
+//! sim (or your robot) ─ link: gate, timeline ──► …/obs ──► serve: inbox ─ worker ─ policy
+//!        ▲                                                              │
+//!        └────────────────────── …/cmd/chunk ◄──────────────────────────┘
+//! recorder: the same bytes into an MCAP file
+//! ```
+//! Blocking calls only; zenoh owns its runtime. Everything periodic is dropped rather than waited
+//! for, and what decides about the robot is its own tick and [`Gate`](crate::action::Gate).
+
+mod bus;
+mod clock;
+mod config;
+mod history;
+mod inbox;
+mod latency;
+mod link;
+mod recorder;
+mod seam;
+mod self_test;
+mod serve;
+mod sim;
+mod status;
+mod stop;
+pub mod testing;
+mod worker;
+
+pub use config::{BusConfig, DEFAULT_ENDPOINT, Place, free_endpoint, open_private_hub};
+pub use latency::{Latency, LatencySummary};
+pub use link::{Commanded, LinkLatency, RobotConfig, RobotLink};
+pub use recorder::{Recorder, ReplayOptions, ReplayReport, replay};
+pub use seam::{ChunkPolicy, PolicyInfo, PolicyObs};
+pub use self_test::self_test;
+pub use serve::{PolicyNode, ServeOptions};
+pub use sim::{Cadence, EpisodeReport, Event, Pace, RunReport, SimOptions, Tick, run};
+pub use status::{NodeCounters, NodeState, NodeStatus};
+pub use stop::Stop;
+pub use worker::{ChunkTrace, TraceSink};

@@ -51,6 +51,12 @@ pub(crate) enum Fault {
 impl From<CdrError> for Error {
     fn from(e: CdrError) -> Self {
         let field = e.field;
+        // Well-formed, but not to be used: whoever counts inputs tells the two apart.
+        if e.fault == Fault::NotFinite {
+            return Self::Rejected {
+                reason: format!("{field}: expected finite values, got NaN or infinity"),
+            };
+        }
         Self::Wire(match e.fault {
             Fault::FrameTooLong(n) => {
                 format!("{field}: expected at most {MAX_FRAME} bytes, got {n}")

@@ -190,3 +190,40 @@ pub(super) fn path(pose: &Pose, agent: V2, to: V2, clear: f64) -> Option<Path> {
     out.len += 1;
     Some(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::geometry::AGENT_RADIUS;
+    use super::super::model::primitives;
+    use super::*;
+
+    #[test]
+    fn tabulated_lengths_are_those_of_the_paths() {
+        let prims = primitives(15.0, &[0.0]);
+        let lengths = Lengths::new(&prims, 22.0);
+        let mut out = vec![0.0; prims.len()];
+        // The second pose has corners of the inflated T outside the arena.
+        for pose in [Pose::new(256.0, 256.0, 1.0), Pose::new(150.0, 80.0, 0.2)] {
+            for agent in [V2::new(60.0, 60.0), V2::new(430.0, 250.0), V2::new(260.0, 480.0)] {
+                lengths.fill(&pose, agent, &prims, &mut out);
+                for (prim, &length) in prims.iter().zip(&out) {
+                    if !in_arena(pose.to_world(prim.pre)) {
+                        assert!(length.is_infinite());
+                        continue;
+                    }
+                    let Some(p) = path(&pose, agent, prim.pre, 22.0) else {
+                        assert!(length.is_infinite());
+                        continue;
+                    };
+                    let legs = p.points[..p.len].windows(2);
+                    let sum: f64 = legs.clone().map(|w| (w[1] - w[0]).norm()).sum();
+                    assert!((sum - length).abs() < 1e-3, "{sum} {length}");
+                    for w in legs {
+                        let gap = segment_distance(pose.to_body(w[0]), pose.to_body(w[1]));
+                        assert!(gap > AGENT_RADIUS, "a path comes {gap} px near");
+                    }
+                }
+            }
+        }
+    }
+}

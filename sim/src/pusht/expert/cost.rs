@@ -77,3 +77,31 @@ pub(super) fn rms_between(a: &Pose, b: &Pose) -> f64 {
 pub(super) fn coverage(pose: &Pose) -> f64 {
     coverage::coverage(v2(pose.cos, pose.sin), v2(pose.p.x, pose.p.y))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pusht::PushT;
+
+    #[test]
+    fn the_closed_form_is_the_keypoint_rms() {
+        let [x, y, angle] = PushT::GOAL_POSE;
+        assert_eq!(GOAL, PushT::GOAL_POSE);
+        let goal = PushT::at_rest([0.0, 0.0, x, y, angle]).keypoints();
+        for pose in [[250.0, 261.0, 0.9], [120.0, 330.0, -2.5], [256.0, 256.0, 3.9]] {
+            let k = PushT::at_rest([0.0, 0.0, pose[0], pose[1], pose[2]]).keypoints();
+            let sum: f64 = k.iter().zip(goal).map(|(a, b)| (a - b) * (a - b)).sum();
+            let rms = Goal::new().rms(&Pose::from_array(pose));
+            assert!((rms - (sum / 8.0).sqrt()).abs() < 1e-9, "{pose:?}: {rms}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_costs_follows_its_formula() {
+        let table = RmsCost::new();
+        for rms in [0.0, 0.3, 2.9, 17.0, 240.0, 900.0] {
+            let j = 18.0 + 0.25 * rms + 18.0 * 0.1 + 7.0 * (1.0 + rms / 3.0f64).ln();
+            assert!((table.to_go(rms, 0.1, 30.0) - j).abs() < 0.05, "rms {rms}");
+        }
+    }
+}

@@ -118,3 +118,17 @@ impl Drive {
         self.dir * speed - aside * 5.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pusht::PushT;
+
+    #[test]
+    fn an_action_brings_the_wanted_velocity_in_one_tick() {
+        let (p, v, next) = (V2::new(60.0, 450.0), V2::new(30.0, -80.0), V2::new(90.0, -20.0));
+        let mut env = PushT::at_rest([p.x, p.y, 256.0, 200.0, 0.0]).with_agent_velocity(v.into());
+        env.step(action_for(p, v, next));
+        assert!((V2::from(env.agent_vel()) - next).norm() < 1e-9, "{:?}", env.agent_vel());
+    }
+}

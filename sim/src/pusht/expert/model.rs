@@ -192,3 +192,38 @@ pub(super) fn primitives(spacing_px: f64, angles: &[f64]) -> Vec<Prim> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::approach::Path;
+    use super::super::cost::rms_between;
+    use super::super::drive::Drive;
+    use super::super::realise::{agent, block};
+    use super::*;
+    use crate::pusht::PushT;
+
+    #[test]
+    fn the_table_follows_the_simulator() {
+        let start = Pose::new(256.0, 230.0, 0.4);
+        let (mut worst, mut twin, mut count) = (0.0f64, 0.0, 0);
+        for prim in primitives(20.0, &[0.0, 0.5]).iter().filter(|p| p.rows.len() > 20) {
+            let pre = start.to_world(prim.pre);
+            let mut env = PushT::at_rest([pre.x, pre.y, start.p.x, start.p.y, start.angle]);
+            let reach = prim.free + 48.0;
+            let mut drive = Drive::new(Path::none(pre), start.rotate(prim.dir), reach, 0.0);
+            let (mut p, mut v) = agent(&env);
+            for _ in 0..60 {
+                env.step(drive.action(p, v));
+                (p, v) = agent(&env);
+            }
+            let travel = (p - pre).norm() - prim.free;
+            let error = |travel| rms_between(&start.compose(&prim.at(travel)), &block(&env));
+            worst = worst.max(error(travel));
+            twin += error(travel - 6.0);
+            count += 1;
+        }
+        assert!(worst < 1.0, "{worst} px off");
+        // The twin that must fail: tables read 6 px too early.
+        assert!(count > 20 && twin / f64::from(count) > 2.0, "{count} pushes, twin {twin}");
+    }
+}

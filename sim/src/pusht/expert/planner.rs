@@ -48,6 +48,7 @@ pub struct Expert {
     search: Search,
     drive: Option<Drive>,
     predicted: Option<(V2, Pose)>,
+    /// Control steps until the plan is made anew.
     ticks_left: usize,
 }
 
@@ -65,8 +66,9 @@ impl Expert {
 
     /// The action (absolute target of the agent, px) for the present state.
     ///
-    /// Keeps to its push until it is done or the state deviates from the prediction, then plans anew;
-    /// once the task is solved it stops the agent.
+    /// It plans anew every few steps, when a push is done, and when the state deviates from the
+    /// prediction; a push whose rollout solves the task is driven to its end. Once the task is solved
+    /// the agent is stopped.
     pub fn act(&mut self, env: &PushT) -> [f64; 2] {
         let (p, v) = agent(env);
         if env.coverage() > SUCCESS {
@@ -86,8 +88,10 @@ impl Expert {
                 let (_, normal) = exit(q);
                 return action_for(p, v, pose.rotate(normal) * ESCAPE_SPEED);
             }
-            self.drive = self.plan(env).map(|f| f.drive);
-            self.ticks_left = self.cfg.replan_ticks;
+            let fitted = self.plan(env);
+            let solves = fitted.as_ref().is_some_and(|f| f.coverage > SUCCESS);
+            self.ticks_left = if solves { PushT::MAX_STEPS } else { self.cfg.replan_ticks };
+            self.drive = fitted.map(|f| f.drive);
         }
         self.ticks_left = self.ticks_left.saturating_sub(1);
         let Some(drive) = &mut self.drive else {

@@ -2,7 +2,7 @@
 //!
 //! The approach is rolled out once per setting of clearance and speed and must leave the block alone;
 //! from its end the reach of the push is searched in one dimension, for the intended pose or, for the
-//! last push, for the coverage. Rows of the winning rollout are kept to notice deviations.
+//! last push, for the coverage.
 
 use super::super::env::PushT;
 use super::approach::{Path, path};
@@ -24,6 +24,7 @@ pub(super) struct Fitted {
     pub(super) drive: Drive,
     /// Keypoint RMS between intended and reached pose, px.
     pub(super) error: f64,
+    /// Coverage reached by the last push of a plan, 0 for the others.
     pub(super) coverage: f64,
 }
 

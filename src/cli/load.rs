@@ -1,0 +1,152 @@
+//! A policy folder behind the node's seam, and the figures that its card promises.
+
+use std::path::Path;
+
+use anyhow::Context;
+use pathline::device;
+use pathline::flow::Noise;
+use pathline::node::testing::ServoPolicy;
+use pathline::node::{ChunkPolicy, PolicyInfo, PolicyObs};
+use pathline::policy::{Observation, Policy, Solver};
+use serde::Deserialize;
+
+/// A loaded policy with the solver that the user or its configuration chose.
+struct Loaded {
+    policy: Policy,
+    solver: Solver,
+    info: PolicyInfo,
+}
+
+impl ChunkPolicy for Loaded {
+    fn info(&self) -> PolicyInfo {
+        self.info.clone()
+    }
+
+    fn infer(
+        &mut self,
+        obs: &[PolicyObs],
+        seed: u64,
+        trace: Option<&mut Vec<Vec<f32>>>,
+    ) -> pathline::Result<Vec<f32>> {
+        let history: Vec<Observation> = obs
+            .iter()
+            .map(|obs| Observation {
+                state: obs.state.clone(),
+                environment_state: obs.environment_state.clone(),
+            })
+            .collect();
+        let noise = Noise::new(seed).normal(0, 0, self.policy.chunk_len());
+        let chunks = match trace {
+            None => self.policy.infer(&[&history], noise, &self.solver)?,
+            Some(states) => {
+                let mut record = |_t: f64, x: &[f32]| states.push(x.to_vec());
+                self.policy.infer_traced(&[&history], noise, &self.solver, &mut record)?
+            }
+        };
+        Ok(chunks.actions)
+    }
+}
+
+/// Loads a policy folder for the node; `servo` is a policy without a network, to try the wiring.
+pub(crate) fn chunk_policy(
+    folder: &Path,
+    solver: Option<&str>,
+    steps: Option<usize>,
+) -> anyhow::Result<Box<dyn ChunkPolicy>> {
+    if folder == Path::new("servo") {
+        return Ok(Box::new(ServoPolicy::pusht()));
+    }
+    let policy = Policy::load(folder, &device::cpu())?;
+    let solver = policy.solver(solver, steps)?;
+    let config = policy.config();
+    let name = folder.file_name().unwrap_or(folder.as_os_str());
+    let info = PolicyInfo {
+        name: name.to_string_lossy().into_owned(),
+        n_obs_steps: config.n_obs_steps,
+        horizon: config.horizon,
+        n_action_steps: config.n_action_steps,
+        action_dim: config.action_dim(),
+        state_dim: config.state_dim(),
+        environment_state_dim: config.environment_dim(),
+        nfe: solver.steps * solver.tableau.evals(),
+        solver: solver.tableau.name.to_owned(),
+        fps: config.fps,
+        sha256: None,
+    };
+    Ok(Box::new(Loaded { policy, solver, info }))
+}
+
+/// What the policy's card says it reaches: `eval.json` in its folder.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(crate) struct Card {
+    /// Success rate in percent.
+    pub(crate) pc_success: f64,
+    /// Episodes behind it.
+    pub(crate) n_episodes: u64,
+}
+
+impl Card {
+    /// Reads `eval.json`; none if the folder has none.
+    pub(crate) fn read(folder: &Path) -> anyhow::Result<Option<Self>> {
+        let path = folder.join("eval.json");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        };
+        let card: Self = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        anyhow::ensure!(
+            (0.0..=100.0).contains(&card.pc_success),
+            "{}: expected pc_success in 0..=100, got {}",
+            path.display(),
+            card.pc_success
+        );
+        Ok(Some(card))
+    }
+
+    /// Fewest successes in `n` episodes that are still this policy and not something broken: fewer
+    /// have a chance below 0.00135, the tail beyond three standard deviations.
+    pub(crate) fn fewest(&self, n: u64) -> u64 {
+        let p = self.pc_success / 100.0;
+        if p <= 0.0 {
+            return 0;
+        }
+        if p >= 1.0 {
+            // The card counted no failure in its episodes; one in as many again is no surprise.
+            let p = 1.0 - 1.0 / (self.n_episodes as f64 + 2.0);
+            return fewest_at(p, n);
+        }
+        fewest_at(p, n)
+    }
+}
+
+/// Smallest k with P(X ≤ k) ≥ 0.00135 for X binomial (n, p), 0 < p < 1.
+fn fewest_at(p: f64, n: u64) -> u64 {
+    let odds = p / (1.0 - p);
+    let mut term = (1.0 - p).powf(n as f64);
+    let mut sum = term;
+    let mut k = 0;
+    while sum < 0.00135 && k < n {
+        term *= odds * (n - k) as f64 / (k + 1) as f64;
+        k += 1;
+        sum += term;
+    }
+    k
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_is_three_sigma_of_the_binomial() {
+        let card = |pc_success| Card { pc_success, n_episodes: 500 };
+        assert_eq!(card(99.5).fewest(10), 9);
+        assert_eq!(card(95.0).fewest(10), 7);
+        assert_eq!(card(100.0).fewest(10), 9);
+        assert_eq!(card(0.0).fewest(10), 0);
+        // Normal approximation for a large n: 50 - 3·5 = 35.
+        let k = card(50.0).fewest(100);
+        assert!((35..=36).contains(&k), "{k}");
+    }
+}

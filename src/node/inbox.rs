@@ -1,0 +1,245 @@
+//! The door of the policy node: bytes in, at most one job waiting for the worker.
+//!
+//! Latest wins: an observation that is due a chunk takes the one waiting place, whoever was there
+//! is counted as superseded. Every observation enters the history, due or not. The callback only
+//! decodes within bounds, checks and stores; inference is the worker's. Every input ends in exactly
+//! one counter of [`NodeCounters`](super::status::NodeCounters).
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::history::{Admission, History};
+use super::seam::{PolicyInfo, PolicyObs};
+use super::status::{Ending, Ledger};
+use crate::Error;
+use crate::wire::{self, Observation, Time};
+
+/// Most requests of `policy/infer` that wait; the next one is told that the node is busy.
+const MAX_WAITING_REQUESTS: usize = 16;
+
+/// Which observation a chunk answers: what the chunk echoes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ObsIdent {
+    pub(crate) session: u64,
+    pub(crate) tick: u64,
+    pub(crate) seq: u64,
+    pub(crate) episode: u32,
+    pub(crate) step: u32,
+    pub(crate) stamp: Time,
+}
+
+/// Answers one request: chunk bytes, or words for a refusal.
+pub(crate) type Reply = Box<dyn FnOnce(Result<Vec<u8>, String>) + Send>;
+
+/// One inference to do.
+pub(crate) struct Job {
+    pub(crate) ident: ObsIdent,
+    /// `n_obs_steps` observations, oldest first.
+    pub(crate) window: Vec<PolicyObs>,
+    /// When the observation arrived.
+    pub(crate) received: Instant,
+    /// Present for a request; absent for an observation that was put.
+    pub(crate) reply: Option<Reply>,
+}
+
+struct State {
+    history: History,
+    /// The newest observation that is due a chunk.
+    due: Option<(ObsIdent, Instant)>,
+    requests: VecDeque<Job>,
+    closed: bool,
+}
+
+/// See the [module](self).
+pub(crate) struct Inbox {
+    info: PolicyInfo,
+    ledger: Arc<Ledger>,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+impl Inbox {
+    pub(crate) fn new(info: PolicyInfo, ledger: Arc<Ledger>) -> Self {
+        let history = History::new(info.n_obs_steps);
+        let state = State { history, due: None, requests: VecDeque::new(), closed: false };
+        Self { info, ledger, state: Mutex::new(state), wake: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in one put observation that arrived at `now`.
+    pub(crate) fn offer(&self, encoding: &str, bytes: &[u8], now: Instant) {
+        let observation = match self.admit(encoding, bytes) {
+            Ok(observation) => observation,
+            Err((ending, why)) => return self.ledger.ended(ending, || why),
+        };
+        let due = wants_chunk(&observation, &self.info);
+        let (ident, obs) = split(observation);
+        let mut state = self.lock();
+        let admission = state.history.push(ident.session, ident.episode, ident.tick, obs, now);
+        let (ending, why) = ending_of(admission);
+        self.ledger.ended(ending, || why.to_owned());
+        if admission != Admission::Stored {
+            return;
+        }
+        if due {
+            if state.due.replace((ident, now)).is_some() {
+                self.ledger.superseded();
+            }
+            self.wake.notify_one();
+        } else if state.due.is_some_and(|(waiting, _)| waiting.session != ident.session) {
+            state.due = None;
+        }
+    }
+
+    /// Takes in one request. A request may repeat the newest observation: it is answered again.
+    pub(crate) fn request(&self, encoding: &str, bytes: &[u8], now: Instant, reply: Reply) {
+        let refuse = |why: String, reply: Reply| {
+            self.ledger.request_refused(why.clone());
+            reply(Err(why));
+        };
+        let observation = match self.admit(encoding, bytes) {
+            Ok(observation) => observation,
+            Err((ending, why)) => {
+                self.ledger.ended(ending, || why.clone());
+                return refuse(why, reply);
+            }
+        };
+        let (ident, obs) = split(observation);
+        let mut state = self.lock();
+        let repeated = state.history.is_newest(ident.session, ident.episode, ident.tick);
+        let admission = if repeated {
+            Admission::Stored
+        } else {
+            state.history.push(ident.session, ident.episode, ident.tick, obs, now)
+        };
+        let (ending, why) = ending_of(admission);
+        self.ledger.ended(ending, || why.to_owned());
+        if admission != Admission::Stored {
+            drop(state);
+            return refuse(why.to_owned(), reply);
+        }
+        if state.closed || state.requests.len() >= MAX_WAITING_REQUESTS {
+            drop(state);
+            return refuse("the policy node is busy or closing: ask again".to_owned(), reply);
+        }
+        let window = state.history.window();
+        state.requests.push_back(Job { ident, window, received: now, reply: Some(reply) });
+        self.wake.notify_one();
+    }
+
+    /// Forgets the history; the next observation of any run is adopted.
+    pub(crate) fn reset(&self) {
+        let mut state = self.lock();
+        state.history.reset();
+        state.due = None;
+    }
+
+    /// Waits for work; none once the inbox is closed. A put observation goes before requests.
+    pub(crate) fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some((ident, received)) = state.due.take() {
+                // The history may have moved on to an observation that asked for nothing; the
+                // chunk then answers the newest one's window only if it is still the same tick.
+                if state.history.is_newest(ident.session, ident.episode, ident.tick) {
+                    let window = state.history.window();
+                    return Some(Job { ident, window, received, reply: None });
+                }
+                self.ledger.superseded();
+                continue;
+            }
+            if let Some(job) = state.requests.pop_front() {
+                return Some(job);
+            }
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends [`Inbox::next`] and refuses the requests that still wait.
+    pub(crate) fn close(&self) {
+        let waiting = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.requests)
+        };
+        self.wake.notify_all();
+        for job in waiting {
+            if let Some(reply) = job.reply {
+                reply(Err("the policy node is closing".to_owned()));
+            }
+        }
+    }
+
+    /// The checks that need no history: schema, bytes, finiteness, shapes.
+    fn admit(&self, encoding: &str, bytes: &[u8]) -> Result<Observation, (Ending, String)> {
+        if encoding != wire::OBSERVATION.encoding {
+            let want = wire::OBSERVATION.encoding;
+            let why = format!("observation: expected encoding {want:?}, got {encoding:?}");
+            return Err((Ending::WrongSchema, why));
+        }
+        let observation = Observation::decode(bytes).map_err(|error| {
+            let ending = match error {
+                Error::Rejected { .. } => Ending::NotFinite,
+                _ => Ending::Malformed,
+            };
+            (ending, format!("observation: {error}"))
+        })?;
+        for (name, values, dim) in [
+            ("state", &observation.state, self.info.state_dim),
+            ("environment_state", &observation.environment_state, self.info.environment_state_dim),
+        ] {
+            // A robot may send an environment state that this policy does not use.
+            if dim != 0 && values.len() != dim {
+                let why = format!(
+                    "observation.{name}: expected {dim} values, got {}; see policy/info",
+                    values.len()
+                );
+                return Err((Ending::WrongShape, why));
+            }
+        }
+        Ok(observation)
+    }
+}
+
+/// The policy's own replanning interval: a chunk is due when the robot plays none, or has played
+/// `n_action_steps` rows of it.
+pub(crate) fn wants_chunk(observation: &Observation, info: &PolicyInfo) -> bool {
+    observation.executing_chunk == 0
+        || usize::try_from(observation.executing_index)
+            .map_or(true, |index| index >= info.n_action_steps)
+}
+
+fn split(observation: Observation) -> (ObsIdent, PolicyObs) {
+    let ident = ObsIdent {
+        session: observation.session,
+        tick: observation.tick,
+        seq: observation.seq,
+        episode: observation.episode,
+        step: observation.step,
+        stamp: observation.header.stamp,
+    };
+    let obs =
+        PolicyObs { state: observation.state, environment_state: observation.environment_state };
+    (ident, obs)
+}
+
+fn ending_of(admission: Admission) -> (Ending, &'static str) {
+    match admission {
+        Admission::Stored => (Ending::Accepted, ""),
+        Admission::Duplicate => (Ending::Duplicate, "observation: this tick is known already"),
+        Admission::OutOfOrder => {
+            (Ending::OutOfOrder, "observation: its tick or episode is older than the newest")
+        }
+        Admission::OtherSession => (
+            Ending::OtherSession,
+            "observation of another run while the current one is alive: ask policy/reset first",
+        ),
+    }
+}

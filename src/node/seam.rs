@@ -1,0 +1,115 @@
+//! What the policy node asks of a policy, and nothing more.
+//!
+//! What: `n_obs_steps` observations, oldest first and ending at tick k, become a chunk of
+//! `horizon` actions whose row i belongs to tick k + i (row 0 answers the newest observation).
+//! The node knows neither tensors nor checkpoints; [`crate::node::testing`] has a policy of ten
+//! lines that the tests drive through the same seam.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Most rows in a chunk, as on the wire.
+const MAX_HORIZON: usize = 1024;
+/// Most values in one action or state vector, as on the wire.
+const MAX_DIM: usize = 256;
+/// Longest history that the node keeps.
+const MAX_OBS_STEPS: usize = 64;
+
+/// One observation as a policy sees it: raw units, LeRobot's order of features.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PolicyObs {
+    /// `observation.state`, `state_dim` values.
+    pub state: Vec<f32>,
+    /// `observation.environment_state`, `environment_state_dim` values.
+    pub environment_state: Vec<f32>,
+}
+
+/// What a policy is, for `policy/info` and for the checks at the door.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicyInfo {
+    /// Folder name or other short name.
+    pub name: String,
+    /// Observations per inference.
+    pub n_obs_steps: usize,
+    /// Rows in a chunk.
+    pub horizon: usize,
+    /// Rows that are executed before the next chunk is due.
+    pub n_action_steps: usize,
+    /// Values in an action.
+    pub action_dim: usize,
+    /// Values in `observation.state`.
+    pub state_dim: usize,
+    /// Values in `observation.environment_state`; 0 if the policy does not use it.
+    pub environment_state_dim: usize,
+    /// Network evaluations per chunk.
+    pub nfe: usize,
+    /// Solver's name.
+    pub solver: String,
+    /// Control rate that the policy was trained for, in Hz.
+    pub fps: f64,
+    /// SHA-256 of the weights, in hex, where there is a file.
+    pub sha256: Option<String>,
+}
+
+impl PolicyInfo {
+    /// Checks that the node can serve such a policy.
+    ///
+    /// # Errors
+    /// Names the field that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        let within = |name: &str, value: usize, low: usize, high: usize| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(Error::Invalid(format!(
+                    "policy {:?}: expected {name} in {low}..={high}, got {value}",
+                    self.name
+                )))
+            }
+        };
+        within("n_obs_steps", self.n_obs_steps, 1, MAX_OBS_STEPS)?;
+        within("horizon", self.horizon, 1, MAX_HORIZON)?;
+        within("n_action_steps", self.n_action_steps, 1, self.horizon)?;
+        within("action_dim", self.action_dim, 1, MAX_DIM)?;
+        within("state_dim", self.state_dim, 0, MAX_DIM)?;
+        within("environment_state_dim", self.environment_state_dim, 0, MAX_DIM)?;
+        if self.fps.is_finite() && self.fps > 0.0 {
+            Ok(())
+        } else {
+            Err(Error::Invalid(format!(
+                "policy {:?}: expected a positive fps, got {}",
+                self.name, self.fps
+            )))
+        }
+    }
+
+    /// An observation of zeros in this policy's shapes, for the warm-up.
+    pub fn blank_observation(&self) -> PolicyObs {
+        PolicyObs {
+            state: vec![0.0; self.state_dim],
+            environment_state: vec![0.0; self.environment_state_dim],
+        }
+    }
+}
+
+/// A policy behind the node: observations in, one chunk out.
+pub trait ChunkPolicy: Send {
+    /// Shapes, rates and names; constant over the policy's life.
+    fn info(&self) -> PolicyInfo;
+
+    /// Computes one chunk: `horizon × action_dim` values, row-major, in robot units.
+    ///
+    /// `obs` holds `n_obs_steps` observations, oldest first. `seed` chooses the noise: the same
+    /// seed and observations give the same chunk. If `trace` is given, the state after every
+    /// solver step is appended to it in robot units, from noise to the action, for pictures.
+    ///
+    /// # Errors
+    /// The network failed; the node counts it and goes on.
+    fn infer(
+        &mut self,
+        obs: &[PolicyObs],
+        seed: u64,
+        trace: Option<&mut Vec<Vec<f32>>>,
+    ) -> Result<Vec<f32>>;
+}

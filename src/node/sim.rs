@@ -1,0 +1,439 @@
+//! The simulator node: PushT behind the same keys, gate and timeline as a robot.
+//!
+//! Lockstep: as fast as the policy answers; it waits, with a deadline, only on ticks for which a
+//! chunk is due. Real time: a tick every 100 ms on an absolute grid; a fresh chunk has half a tick
+//! to come, else the older chunk's row of this tick is played, else the last command is held. A late
+//! tick skips to the next grid point; ticks never burst.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use pathline_sim::pusht::{Outcome, PushT};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use zenoh::Session;
+
+use super::bus::{JSON, Outlet};
+use super::latency::LatencySummary;
+use super::link::{Commanded, LinkLatency, RobotConfig, RobotLink};
+use super::stop::Stop;
+use crate::wire::Qos;
+use crate::{Error, Result};
+
+/// Who sets the pace of the ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// The policy: every due chunk is waited for.
+    Lockstep,
+    /// The wall clock, at PushT's 10 Hz.
+    Realtime,
+}
+
+/// What a run of episodes is started with.
+#[derive(Debug, Clone)]
+pub struct SimOptions {
+    /// Keys, limits, task.
+    pub robot: RobotConfig,
+    /// Number of episodes.
+    pub episodes: u32,
+    /// Seed of the first reset; episode i resets with `seed + i`, as gym-pusht would.
+    pub seed: u64,
+    /// Steps after which an episode ends.
+    pub max_steps: usize,
+    /// Who sets the pace.
+    pub pace: Pace,
+    /// Longest wait for a due chunk in lockstep; then the robot holds for this tick.
+    pub chunk_timeout: Duration,
+    /// Longest wait for a policy at the start.
+    pub policy_timeout: Duration,
+    /// Ticks in a row without a due chunk after which the run fails.
+    pub give_up_after: u32,
+}
+
+impl Default for SimOptions {
+    fn default() -> Self {
+        Self {
+            robot: RobotConfig::pusht(),
+            episodes: 10,
+            seed: 0,
+            max_steps: PushT::MAX_STEPS,
+            pace: Pace::Lockstep,
+            chunk_timeout: Duration::from_secs(1),
+            policy_timeout: Duration::from_secs(30),
+            give_up_after: 20,
+        }
+    }
+}
+
+/// One episode in figures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpisodeReport {
+    /// Its number in the run, from 0.
+    pub episode: u32,
+    /// Seed of its reset.
+    pub seed: u64,
+    /// Coverage passed 0.95.
+    pub success: bool,
+    /// Steps taken.
+    pub steps: usize,
+    /// Largest reward.
+    pub max_reward: f64,
+    /// Sum of rewards.
+    pub sum_reward: f64,
+    /// Steps at which the robot held for want of a valid chunk.
+    pub holds: u64,
+    /// Chunks that came in time.
+    pub chunks: u64,
+    /// Inference as the chunks report it.
+    pub inference: LatencySummary,
+    /// Observation to chunk, less the inference.
+    pub overhead: LatencySummary,
+}
+
+/// How well the ticks kept their time.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Cadence {
+    /// The rate that was asked for; 0 in lockstep.
+    pub target_hz: f64,
+    /// Ticks per second that were reached.
+    pub rate_hz: f64,
+    /// Ticks.
+    pub ticks: u64,
+    /// Ticks whose command left later than one period after the tick began.
+    pub late: u64,
+    /// Grid points that were skipped after a late tick.
+    pub skipped: u64,
+}
+
+/// A run in figures; LeRobot's names where it has them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// Share of successful episodes, in percent.
+    pub pc_success: f64,
+    /// Mean over episodes of the largest reward.
+    pub avg_max_reward: f64,
+    /// Mean over episodes of the sum of rewards.
+    pub avg_sum_reward: f64,
+    /// Wall time of the episodes, in seconds.
+    pub eval_s: f64,
+    /// Wall time per episode.
+    pub eval_ep_s: f64,
+    /// Finished episodes.
+    pub n_episodes: usize,
+    /// Each of them.
+    pub episodes: Vec<EpisodeReport>,
+    /// Inference as the chunks report it.
+    pub inference: LatencySummary,
+    /// Observation to chunk, less the inference.
+    pub overhead: LatencySummary,
+    /// Observation to command.
+    pub end_to_end: LatencySummary,
+    /// Ticks.
+    pub cadence: Cadence,
+    /// How every chunk that came ended.
+    pub chunks: BTreeMap<String, u64>,
+    /// Ended by the stop flag before all episodes were done.
+    pub interrupted: bool,
+}
+
+/// What an observer of the run sees after each step.
+pub struct Tick<'a> {
+    /// The environment after the step.
+    pub env: &'a PushT,
+    /// Number of the episode, from 0.
+    pub episode: u32,
+    /// Seed of its reset.
+    pub seed: u64,
+    /// Step, from 0.
+    pub step: usize,
+    /// What was commanded.
+    pub commanded: &'a Commanded,
+    /// The tick that the current chunk answers, and its rows from this tick on.
+    pub plan: Option<(u64, Vec<[f64; 2]>)>,
+    /// Reward, coverage, success.
+    pub outcome: &'a Outcome,
+    /// Whether this was the episode's last step.
+    pub done: bool,
+}
+
+/// What happens during a run, for whoever prints or draws.
+pub enum Event<'a> {
+    /// A policy answered; the run starts.
+    Connected(&'a super::seam::PolicyInfo),
+    /// A step was made.
+    Tick(&'a Tick<'a>),
+    /// An episode ended.
+    Episode(&'a EpisodeReport),
+}
+
+/// Runs the episodes; `observer` is called on this thread.
+///
+/// # Errors
+/// No policy; a policy that stops answering for `give_up_after` due ticks; a closed session. A run
+/// that `stop` ends is no error: the report says `interrupted`.
+pub fn run(
+    session: &Session,
+    options: &SimOptions,
+    stop: &Stop,
+    observer: &mut dyn FnMut(Event<'_>),
+) -> Result<RunReport> {
+    if options.episodes == 0 || options.max_steps == 0 {
+        return Err(Error::Invalid(format!(
+            "expected at least one episode and one step, got {} and {}",
+            options.episodes, options.max_steps
+        )));
+    }
+    let first = PushT::reset(options.seed);
+    let link = RobotLink::connect(
+        session,
+        &options.robot,
+        &to_f32(&first.agent_pos()),
+        options.policy_timeout,
+        stop,
+    )?;
+    observer(Event::Connected(link.info()));
+    let state = Outlet::declare(session, &link.keys().sim_state(), JSON, Qos::SIM_STATE)?;
+    let mut runner = Runner {
+        link,
+        state,
+        options,
+        stop,
+        clock: Clock::new(options.pace),
+        missed: 0,
+        total: LinkLatency::new()?,
+    };
+    let started = Instant::now();
+    let mut episodes = Vec::new();
+    while episodes.len() < options.episodes as usize && !stop.is_set() {
+        let number = episodes.len() as u32;
+        if let Some(report) = runner.episode(number, observer)? {
+            observer(Event::Episode(&report));
+            episodes.push(report);
+        }
+    }
+    let interrupted = episodes.len() < options.episodes as usize;
+    let cadence = runner.clock.cadence(started.elapsed());
+    let eval_s = started.elapsed().as_secs_f64();
+    let n = episodes.len().max(1) as f64;
+    let mean = |f: fn(&EpisodeReport) -> f64| episodes.iter().map(f).sum::<f64>() / n;
+    Ok(RunReport {
+        pc_success: 100.0 * mean(|e| f64::from(u8::from(e.success))),
+        avg_max_reward: mean(|e| e.max_reward),
+        avg_sum_reward: mean(|e| e.sum_reward),
+        eval_s,
+        eval_ep_s: eval_s / n,
+        n_episodes: episodes.len(),
+        inference: runner.total.inference.summary(),
+        overhead: runner.total.overhead.summary(),
+        end_to_end: runner.total.end_to_end.summary(),
+        cadence,
+        chunks: runner.link.endings(),
+        interrupted,
+        episodes,
+    })
+}
+
+struct Runner<'a> {
+    link: RobotLink,
+    state: Outlet,
+    options: &'a SimOptions,
+    stop: &'a Stop,
+    clock: Clock,
+    /// Due chunks in a row that did not come.
+    missed: u32,
+    total: LinkLatency,
+}
+
+impl Runner<'_> {
+    /// One episode; none if it was interrupted.
+    fn episode(
+        &mut self,
+        number: u32,
+        observer: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Option<EpisodeReport>> {
+        let seed = self.options.seed.wrapping_add(u64::from(number));
+        let mut env = PushT::reset(seed);
+        self.link.start_episode(number, &to_f32(&env.agent_pos()))?;
+        let mut report = EpisodeReport {
+            episode: number,
+            seed,
+            success: false,
+            steps: 0,
+            max_reward: 0.0,
+            sum_reward: 0.0,
+            holds: 0,
+            chunks: 0,
+            inference: LatencySummary::default(),
+            overhead: LatencySummary::default(),
+        };
+        while report.steps < self.options.max_steps && !report.success {
+            if self.clock.wait(self.stop) {
+                self.absorb_latency()?;
+                return Ok(None);
+            }
+            let due = self.link.observe(&to_f32(&env.agent_pos()), &to_f32(&env.keypoints()))?;
+            if due {
+                let in_time = self.link.wait_chunk(self.chunk_deadline());
+                report.chunks += u64::from(in_time);
+                self.count_missed(in_time)?;
+            } else {
+                self.link.take_in();
+            }
+            let commanded = self.link.act()?;
+            self.clock.commanded();
+            report.holds += u64::from(commanded.is_hold());
+            let outcome = env.step(to_f64(&commanded.action)?);
+            report.sum_reward += outcome.reward;
+            report.max_reward = report.max_reward.max(outcome.reward);
+            report.success = outcome.is_success;
+            report.steps += 1;
+            self.put_state(&env, &report, &outcome, commanded.tick);
+            let done = report.success || report.steps == self.options.max_steps;
+            observer(Event::Tick(&Tick {
+                env: &env,
+                episode: number,
+                seed,
+                step: report.steps - 1,
+                plan: self.plan_from(commanded.tick),
+                commanded: &commanded,
+                outcome: &outcome,
+                done,
+            }));
+        }
+        let latency = self.absorb_latency()?;
+        report.inference = latency.inference.summary();
+        report.overhead = latency.overhead.summary();
+        Ok(Some(report))
+    }
+
+    fn absorb_latency(&mut self) -> Result<LinkLatency> {
+        let latency = self.link.take_latency()?;
+        self.total.merge(&latency);
+        Ok(latency)
+    }
+
+    fn chunk_deadline(&self) -> Instant {
+        match self.options.pace {
+            Pace::Lockstep => Instant::now() + self.options.chunk_timeout,
+            Pace::Realtime => self.clock.tick_start + self.clock.period / 2,
+        }
+    }
+
+    fn count_missed(&mut self, in_time: bool) -> Result<()> {
+        self.missed = if in_time { 0 } else { self.missed + 1 };
+        if self.missed < self.options.give_up_after {
+            return Ok(());
+        }
+        Err(Error::Bus(format!(
+            "no valid chunk for {} due ticks in a row, the robot holds at {:?}; chunks that came: \
+             {:?}; look at the policy's status on {}",
+            self.missed,
+            self.link.gate().setpoint(),
+            self.link.endings(),
+            self.link.keys().status()
+        )))
+    }
+
+    /// The rows of the current chunk from `tick` on.
+    fn plan_from(&self, tick: u64) -> Option<(u64, Vec<[f64; 2]>)> {
+        let timeline = self.link.gate().timeline();
+        let plan = timeline.plan()?;
+        let first = timeline.index(tick)?;
+        let rows = (first..plan.horizon)
+            .filter_map(|i| timeline.row(i))
+            .filter_map(|row| to_f64(row).ok())
+            .collect();
+        Some((plan.obs_tick, rows))
+    }
+
+    fn put_state(&self, env: &PushT, report: &EpisodeReport, outcome: &Outcome, tick: u64) {
+        let state = json!({
+            "tick": tick,
+            "episode": report.episode,
+            "seed": report.seed,
+            "step": report.steps,
+            "state": env.state(),
+            "reward": outcome.reward,
+            "coverage": outcome.coverage,
+            "is_success": outcome.is_success,
+        });
+        if let Err(error) = self.state.put(state.to_string().into_bytes()) {
+            tracing::debug!("{error}");
+        }
+    }
+}
+
+/// The grid of ticks.
+struct Clock {
+    pace: Pace,
+    period: Duration,
+    tick_start: Instant,
+    next: Option<Instant>,
+    ticks: u64,
+    late: u64,
+    skipped: u64,
+}
+
+impl Clock {
+    fn new(pace: Pace) -> Self {
+        let period = Duration::from_secs_f64(1.0 / PushT::CONTROL_HZ);
+        let now = Instant::now();
+        Self { pace, period, tick_start: now, next: None, ticks: 0, late: 0, skipped: 0 }
+    }
+
+    /// Waits for the next tick; true if the run shall stop instead.
+    fn wait(&mut self, stop: &Stop) -> bool {
+        if self.pace == Pace::Lockstep {
+            self.tick_start = Instant::now();
+            self.ticks += 1;
+            return stop.is_set();
+        }
+        let now = Instant::now();
+        let mut at = self.next.unwrap_or(now);
+        // Grid points that passed entirely are skipped: no burst after a late tick.
+        while at + self.period <= now {
+            at += self.period;
+            self.skipped += 1;
+        }
+        if stop.wait_timeout(at.saturating_duration_since(now)) {
+            return true;
+        }
+        self.tick_start = at;
+        self.next = Some(at + self.period);
+        self.ticks += 1;
+        false
+    }
+
+    /// The command of this tick has left.
+    fn commanded(&mut self) {
+        if self.pace == Pace::Realtime && self.tick_start.elapsed() > self.period {
+            self.late += 1;
+        }
+    }
+
+    fn cadence(&self, elapsed: Duration) -> Cadence {
+        let target_hz = match self.pace {
+            Pace::Lockstep => 0.0,
+            Pace::Realtime => PushT::CONTROL_HZ,
+        };
+        Cadence {
+            target_hz,
+            rate_hz: self.ticks as f64 / elapsed.as_secs_f64().max(1e-9),
+            ticks: self.ticks,
+            late: self.late,
+            skipped: self.skipped,
+        }
+    }
+}
+
+/// The wire carries f32; gym-pusht's own policies see f32 as well.
+fn to_f32(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|value| *value as f32).collect()
+}
+
+fn to_f64(action: &[f32]) -> Result<[f64; 2]> {
+    match action {
+        [x, y] => Ok([f64::from(*x), f64::from(*y)]),
+        _ => Err(Error::Invalid(format!("PushT takes 2 values an action, got {}", action.len()))),
+    }
+}

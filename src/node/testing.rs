@@ -1,0 +1,78 @@
+//! A policy without a network, for tests and for trying the wiring of a robot.
+//!
+//! It drives the agent from where it is to a fixed goal in a straight line, or repeats the state
+//! if it has no goal. Nothing is learned; it costs microseconds.
+
+use super::seam::{ChunkPolicy, PolicyInfo, PolicyObs};
+use crate::{Error, Result};
+
+/// Moves the first `action_dim` values of the state towards a goal at constant speed.
+#[derive(Debug, Clone)]
+pub struct ServoPolicy {
+    info: PolicyInfo,
+    goal: Vec<f32>,
+    /// Largest change per row, robot units.
+    step: f32,
+}
+
+impl ServoPolicy {
+    /// A servo for PushT's agent: 2 observations, 16 rows, 8 executed, to the middle of the table.
+    pub fn pusht() -> Self {
+        Self {
+            info: PolicyInfo {
+                name: "servo".to_owned(),
+                n_obs_steps: 2,
+                horizon: 16,
+                n_action_steps: 8,
+                action_dim: 2,
+                state_dim: 2,
+                environment_state_dim: 16,
+                nfe: 1,
+                solver: "none".to_owned(),
+                fps: 10.0,
+                sha256: None,
+            },
+            goal: vec![256.0, 256.0],
+            step: 10.0,
+        }
+    }
+}
+
+impl ChunkPolicy for ServoPolicy {
+    fn info(&self) -> PolicyInfo {
+        self.info.clone()
+    }
+
+    fn infer(
+        &mut self,
+        obs: &[PolicyObs],
+        _seed: u64,
+        trace: Option<&mut Vec<Vec<f32>>>,
+    ) -> Result<Vec<f32>> {
+        let newest =
+            obs.last().ok_or_else(|| Error::Invalid("servo: no observation".to_owned()))?;
+        if obs.len() != self.info.n_obs_steps || newest.state.len() != self.goal.len() {
+            return Err(Error::Invalid(format!(
+                "servo: expected {} observations of {} values, got {} of {}",
+                self.info.n_obs_steps,
+                self.goal.len(),
+                obs.len(),
+                newest.state.len()
+            )));
+        }
+        let mut at = newest.state.clone();
+        let mut actions = Vec::with_capacity(self.info.horizon * at.len());
+        for _ in 0..self.info.horizon {
+            for (value, goal) in at.iter_mut().zip(&self.goal) {
+                let error = goal - *value;
+                *value += if error.abs() > self.step { self.step.copysign(error) } else { error };
+            }
+            actions.extend_from_slice(&at);
+        }
+        if let Some(trace) = trace {
+            trace.push(newest.state.repeat(self.info.horizon));
+            trace.push(actions.clone());
+        }
+        Ok(actions)
+    }
+}

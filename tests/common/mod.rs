@@ -1,0 +1,79 @@
+//! A private bus on loopback for one test: a hub, spokes, and waits with a deadline.
+#![allow(dead_code, reason = "every test binary uses another part")]
+
+use std::time::{Duration, Instant};
+
+use pathline::node::{BusConfig, Place, Stop, open_private_hub};
+use pathline::wire::{Attachment, OBSERVATION, Observation};
+use zenoh::{Session, Wait};
+
+/// Longest wait for anything; a test that needs it has failed.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A router on a free loopback port.
+pub struct Bus {
+    pub hub: Session,
+    pub endpoint: String,
+}
+
+impl Bus {
+    pub fn open() -> Self {
+        let (hub, endpoint) = open_private_hub().unwrap();
+        Self { hub, endpoint }
+    }
+
+    pub fn spoke(&self) -> Session {
+        BusConfig::connect_to(&self.endpoint).open(Place::Spoke).unwrap()
+    }
+}
+
+/// Waits until `done` answers, at most [`DEADLINE`]; panics with `what` otherwise.
+pub fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let (deadline, pause) = (Instant::now() + DEADLINE, Stop::new());
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
+        pause.wait_timeout(Duration::from_millis(2));
+    }
+}
+
+/// An observation of PushT's shapes, due a chunk.
+pub fn observation(session: u64, tick: u64) -> Observation {
+    Observation {
+        session,
+        tick,
+        seq: tick + 1,
+        step: tick as u32,
+        state: vec![100.0, 200.0],
+        environment_state: vec![50.0; 16],
+        ..Observation::default()
+    }
+}
+
+/// Puts an observation as a robot would.
+pub fn put(session: &Session, key: &str, encoding: &str, bytes: Vec<u8>) {
+    let attachment = Attachment { seq: 1, source_time_ns: 0, gid: [7; 16] };
+    session
+        .put(key, bytes)
+        .encoding(encoding)
+        .attachment(attachment.encode().to_vec())
+        .express(true)
+        .wait()
+        .unwrap();
+}
+
+/// Puts a good observation.
+pub fn put_observation(session: &Session, observation: &Observation) {
+    let bytes = observation.encode().unwrap();
+    put(session, "pathline/pusht/obs", OBSERVATION.encoding, bytes);
+}
+
+/// The bytes with the first f32 `from` replaced by NaN: what no encoder of ours would send.
+pub fn poison(mut bytes: Vec<u8>, from: f32) -> Vec<u8> {
+    let want = from.to_le_bytes();
+    let at = bytes.windows(4).position(|window| window == want).unwrap();
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    bytes
+}
