@@ -34,8 +34,7 @@ enum Command {
     Train(cli::train::TrainArgs),
     Record(cli::record::RecordArgs),
     Replay(cli::replay::ReplayArgs),
-    // Written by others: one line here, one in `run`, one in cli/mod.rs.
-    // Bench(cli::bench::BenchArgs),
+    Bench(cli::bench::BenchArgs),
     Demos(cli::demos::DemosArgs),
     Doctor(cli::doctor::DoctorArgs),
     Infer(cli::infer::InferArgs),
@@ -51,7 +50,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Train(args) => cli::train::run(args),
         Command::Record(args) => cli::record::run(&args),
         Command::Replay(args) => cli::replay::run(&args),
-        // Command::Bench(args) => cli::bench::run(&args),
+        Command::Bench(args) => cli::bench::run(&args),
         Command::Demos(args) => cli::demos::run(&args),
         Command::Doctor(args) => cli::doctor::run(&args),
         Command::Infer(args) => cli::infer::run(&args),

@@ -24,6 +24,9 @@ pub(crate) enum Task {
 
 /// Make demonstrations with the built-in expert and write them as a LeRobotDataset v3.0 folder.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  pathline demos pusht --episodes 200 --out runs/demos/expert
+  pathline demos pusht --policy policies/pusht-flow --episodes 100 --out runs/demos/takeovers")]
 pub(crate) struct DemosArgs {
     /// The task.
     #[arg(value_enum)]

@@ -59,12 +59,15 @@ pub fn save(
     link_last(root, &format!("{step:06}"))?;
     let steps = list(root)?;
     for (_, old) in steps.iter().take(steps.len().saturating_sub(keep)) {
-        remove(old)?;
+        // Renamed first: a checkpoint that is half removed must not look like one.
+        let doomed = root.join(format!("{PARTIAL}{}", name(old)));
+        fs::rename(old, &doomed).map_err(|e| Error::io(old, e))?;
+        remove(&doomed)?;
     }
     Ok(done)
 }
 
-/// Removes what an interrupted [`save`] left behind.
+/// Removes what an interrupted [`save`] left behind, and points `last` at the newest checkpoint.
 ///
 /// # Errors
 /// When a folder cannot be read or removed.
@@ -74,7 +77,10 @@ pub fn clean(root: &Path) -> Result<()> {
             remove(&path)?;
         }
     }
-    Ok(())
+    match list(root)?.pop() {
+        Some((_, newest)) => link_last(root, name(&newest)),
+        None => Ok(()),
+    }
 }
 
 /// All whole checkpoints, oldest first.
@@ -175,7 +181,9 @@ mod tests {
             })
             .unwrap();
         }
+        // A writer that was killed between any two steps: half a checkpoint, an old link.
         fs::create_dir(root.join(".partial-000040")).unwrap();
+        link_last(root, "000020").unwrap();
         clean(root).unwrap();
         let steps: Vec<usize> = list(root).unwrap().into_iter().map(|(step, _)| step).collect();
         assert_eq!(steps, [20, 30]);

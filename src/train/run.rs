@@ -1,6 +1,6 @@
 //! One training run, from recipe to checkpoints.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -246,16 +246,14 @@ impl Log {
             .filter_map(|line| serde_json::from_str::<Metric>(line).ok())
             .filter(|metric| metric.step <= step)
             .collect();
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .open(&path)
-            .map_err(|e| Error::io(&path, e))?;
+        // Written beside it and renamed: a run that is killed here keeps its log.
+        let next = dir.join(".metrics.jsonl");
+        let file = File::create(&next).map_err(|e| Error::io(&next, e))?;
         let mut log = Self { dir: dir.to_owned(), file, metrics: Vec::new() };
         for metric in &metrics {
             log.write(metric)?;
         }
+        fs::rename(&next, &path).map_err(|e| Error::io(&path, e))?;
         Ok(log)
     }
 
