@@ -71,7 +71,7 @@ impl UNet1dConfig {
                  {FINAL_GROUPS}, got {:?} and {}",
                 self.down_dims, self.n_groups
             )
-        } else if self.kernel_size % 2 == 0 || self.kernel_size > MAX_CHANNELS {
+        } else if self.kernel_size.is_multiple_of(2) || self.kernel_size > MAX_CHANNELS {
             format!("an odd kernel_size up to {MAX_CHANNELS}, got {}", self.kernel_size)
         } else if !(4..=MAX_CHANNELS).contains(&self.diffusion_step_embed_dim)
             || self.diffusion_step_embed_dim % 2 == 1
@@ -209,7 +209,7 @@ impl UNet1d {
             [batch, horizon, dim] => {
                 dim == action_dim
                     && horizon > 0
-                    && horizon % multiple == 0
+                    && horizon.is_multiple_of(multiple)
                     && t.dims() == [batch]
                     && global_cond.dims() == [batch, cond_dim]
             }
