@@ -2,6 +2,7 @@
 //! PushT's size `[1, 16, 2]`; and the noise of that chunk.
 //!
 //! Run: `cargo bench --bench sampler`. Time a step is the time divided by the steps.
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Messages to bytes and back: a PushT observation, one with a 96×96 picture, and a chunk `[16, 2]`.
 //!
 //! Run: `cargo bench --bench wire`.
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -47,7 +47,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => cli::serve::run(&args),
         Command::Sim(args) => cli::sim::run(&args),
         Command::Eval(args) => cli::eval::run(&args),
-        Command::Train(args) => cli::train::run(args),
+        Command::Train(args) => cli::train::run(&args),
         Command::Record(args) => cli::record::run(&args),
         Command::Replay(args) => cli::replay::run(&args),
         Command::Bench(args) => cli::bench::run(&args),

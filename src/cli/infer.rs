@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Tensor};
-use pathline::device;
 use pathline::flow::Noise;
 use pathline::policy::config::{ENVIRONMENT_STATE, PolicyConfig, STATE};
 use pathline::policy::{Observation, Policy};
 use pathline::train::eval::observation;
+use pathline::{device, tensors};
 use pathline_sim::pusht::PushT;
 
 /// Computes one action chunk from one observation.
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
     };
     let shape = [config.horizon, config.action_dim()];
     let noise = match &args.noise {
-        Some(path) => rows(&load(path)?, path, "noise", &shape)?,
+        Some(path) => rows(&tensors::load(path, &Device::Cpu)?, path, "noise", &shape)?,
         None => Noise::new(args.seed).normal(0, 0, policy.chunk_len()),
     };
     let chunks = policy.infer(&[&history], noise, &solver)?;
@@ -73,11 +73,10 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
         ensure!(folder.is_dir(), "--out: expected an existing folder, got {}", folder.display());
     }
     let out = HashMap::from([
-        ("action", tensor(&chunks.actions)?),
-        ("action_normalized", tensor(&chunks.normalized)?),
+        ("action".to_owned(), tensor(&chunks.actions)?),
+        ("action_normalized".to_owned(), tensor(&chunks.normalized)?),
     ]);
-    candle_core::safetensors::save(&out, &args.out)
-        .with_context(|| format!("{}: could not be written", args.out.display()))?;
+    tensors::save(&out, &args.out)?;
     if args.json {
         let summary = serde_json::json!({
             "out": args.out, "shape": shape, "nfe": chunks.nfe,
@@ -109,13 +108,6 @@ pub(crate) fn example(config: &PolicyConfig, seed: u64) -> Vec<Observation> {
     vec![one; config.n_obs_steps]
 }
 
-fn load(path: &Path) -> anyhow::Result<HashMap<String, Tensor>> {
-    let bytes =
-        std::fs::read(path).with_context(|| format!("{}: could not be read", path.display()))?;
-    candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-        .with_context(|| format!("{}: not a safetensors file", path.display()))
-}
-
 fn rows(
     tensors: &HashMap<String, Tensor>,
     path: &Path,
@@ -144,7 +136,7 @@ fn rows(
 }
 
 fn read_history(path: &Path, config: &PolicyConfig) -> anyhow::Result<Vec<Observation>> {
-    let tensors = load(path)?;
+    let tensors = tensors::load(path, &Device::Cpu)?;
     let n = config.n_obs_steps;
     let (s, e) = (config.state_dim(), config.environment_dim());
     let state = rows(&tensors, path, STATE, &[n, s])?;

@@ -220,7 +220,7 @@ impl PolicyConfig {
         }
         if let FeatureEncoder::KeypointFrame { octaves, goal_angle_rad } = &self.feature_encoder {
             let dim = self.environment_dim();
-            if dim < 4 || dim % 2 != 0 || self.state_dim() != 2 || self.n_obs_steps < 2 {
+            if dim < 4 || !dim.is_multiple_of(2) || self.state_dim() != 2 || self.n_obs_steps < 2 {
                 return fail(format!(
                     "feature_encoder keypoint_frame: expected a state of 2, two or more planar \
                      keypoints and n_obs_steps of 2 or more, got {}, {dim} coordinates and {}",
@@ -239,7 +239,7 @@ impl PolicyConfig {
             Network::Unet1d(unet) => {
                 unet.validate()?;
                 let multiple = unet.horizon_multiple();
-                if self.horizon % multiple == 0 {
+                if self.horizon.is_multiple_of(multiple) {
                     return Ok(());
                 }
                 fail(format!("horizon: expected a multiple of {multiple}, got {}", self.horizon))

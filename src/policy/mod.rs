@@ -49,6 +49,9 @@ pub struct Solver {
     pub steps: usize,
 }
 
+/// Sees a flow time and the chunk at that time, in robot units.
+pub type Trace<'a> = dyn FnMut(f64, &[f32]) + 'a;
+
 /// What [`Policy::infer`] answers.
 #[derive(Clone, Debug)]
 pub struct Chunks {
@@ -233,7 +236,7 @@ impl Policy {
         histories: &[&[Observation]],
         noise: Vec<f32>,
         solver: &Solver,
-        trace: &mut dyn FnMut(f64, &[f32]),
+        trace: &mut Trace<'_>,
     ) -> Result<Chunks> {
         self.run(histories, noise, solver, Some(trace))
     }
@@ -243,7 +246,7 @@ impl Policy {
         histories: &[&[Observation]],
         noise: Vec<f32>,
         solver: &Solver,
-        mut trace: Option<&mut dyn FnMut(f64, &[f32])>,
+        mut trace: Option<&mut Trace<'_>>,
     ) -> Result<Chunks> {
         let (b, h, d) = (histories.len(), self.config.horizon, self.config.action_dim());
         if b == 0 || noise.len() != b * h * d {

@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use super::config::{ACTION, FeatureType, NormalizationMode, PolicyConfig};
-use crate::{Error, Result};
+use crate::{Error, Result, tensors as files};
 
 /// File name of the preprocessor.
 pub const PREPROCESSOR: &str = "policy_preprocessor.json";
@@ -234,7 +234,7 @@ pub fn save(dir: &Path, config: &PolicyConfig, stats: &Stats) -> Result<()> {
         }
     }
     for name in [NORMALIZER_STATE, UNNORMALIZER_STATE] {
-        candle_core::safetensors::save(&tensors, dir.join(name))?;
+        files::save(&tensors, &dir.join(name))?;
     }
     Ok(())
 }
@@ -356,11 +356,8 @@ fn read_stats(pipeline: &Path, file: &str) -> Result<Stats> {
         return Err(Error::config(pipeline, message));
     }
     let path = pipeline.with_file_name(file);
-    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-        .map_err(|e| Error::config(&path, format!("not a safetensors file: {e}")))?;
+    let tensors: BTreeMap<_, _> = files::load(&path, &Device::Cpu)?.into_iter().collect();
     let mut stats = Stats::new();
-    let tensors: BTreeMap<_, _> = tensors.into_iter().collect();
     for (name, tensor) in tensors {
         let Some((key, stat)) = name.rsplit_once('.') else {
             let message = format!("tensor {name}: expected a name <feature>.<stat>");

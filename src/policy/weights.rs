@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Result as TensorResult, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
-use crate::{Error, Result};
+use crate::{Error, Result, tensors};
 
 /// A checkpoint in memory. Clones share it.
 #[derive(Clone)]
@@ -28,10 +28,7 @@ impl Weights {
     /// # Errors
     /// When the file is missing, is no safetensors file, or has a NaN or an infinity.
     pub(super) fn read(path: &Path, device: &Device) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, device)
-            .map_err(|e| Error::config(path, format!("not a safetensors file: {e}")))?;
-        drop(bytes);
+        let tensors = tensors::load(path, device)?;
         let mut names: Vec<_> = tensors.iter().collect();
         names.sort_by_key(|(name, _)| *name);
         for (name, tensor) in names {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, tensors};
 
 const PARTIAL: &str = ".partial-";
 const STATE: &str = "optimizer_state.safetensors";
@@ -48,7 +48,7 @@ pub fn save(
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
     write_policy(&policy)?;
-    candle_core::safetensors::save(state, training.join(STATE))?;
+    tensors::save(state, &training.join(STATE))?;
     let text = serde_json::to_string(&Step { step }).map_err(|e| Error::Invalid(e.to_string()))?;
     let path = training.join(STEP);
     fs::write(&path, text).map_err(|e| Error::io(path, e))?;
@@ -107,10 +107,7 @@ pub fn load_state(checkpoint: &Path) -> Result<(usize, HashMap<String, Tensor>)>
     let step: Step =
         serde_json::from_str(&text).map_err(|e| Error::config(&path, e.to_string()))?;
     let path = folder.join(STATE);
-    let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-        .map_err(|e| Error::config(&path, format!("not a safetensors file: {e}")))?;
-    Ok((step.step, tensors))
+    Ok((step.step, tensors::load(&path, &Device::Cpu)?))
 }
 
 fn entries(root: &Path) -> Result<Vec<PathBuf>> {
