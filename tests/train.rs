@@ -100,7 +100,9 @@ fn killed_at_any_moment_the_newest_checkpoint_is_whole() {
     for round in 0..8u32 {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pathline"));
         command.arg("train").arg(&recipe);
-        set.iter().for_each(|entry| drop(command.args(["--set", entry])));
+        for entry in &set {
+            command.args(["--set", entry]);
+        }
         if round > 0 {
             command.arg("--resume");
         }
