@@ -51,7 +51,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Record(args) => cli::record::run(&args),
         Command::Replay(args) => cli::replay::run(&args),
         Command::Bench(args) => cli::bench::run(&args),
-        Command::Demos(args) => cli::demos::run(args),
+        Command::Demos(args) => cli::demos::run(&args),
         Command::Doctor(args) => cli::doctor::run(&args),
         Command::Infer(args) => cli::infer::run(&args),
         Command::Inspect(args) => cli::inspect::run(&args),

@@ -1,4 +1,5 @@
 //! The objective, the estimates and the noise together, against closed forms.
+#![cfg(feature = "nn")]
 
 use candle_core::{DType, Device, Tensor};
 use pathline::flow::{Estimate, Noise, Path, TimeLaw, cfm, mse};

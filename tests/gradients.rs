@@ -3,6 +3,7 @@
 //! candle has fused operations without a backward pass: they cut the graph without an error, and
 //! training then leaves everything before them as it was initialised. `check` finds that, and
 //! compares each gradient with a difference quotient. The broken twins at the end must be caught.
+#![cfg(feature = "nn")]
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::{Module, VarBuilder, VarMap, linear};

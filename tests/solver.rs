@@ -1,5 +1,6 @@
 //! Orders of convergence, both time conventions, and errors of the integrator, on fields whose
 //! solution is known in closed form. All in f64.
+#![cfg(feature = "nn")]
 
 use candle_core::{Device, Tensor};
 use pathline::Error;

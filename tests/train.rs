@@ -1,4 +1,5 @@
 //! Training: resume is exact, `kill -9` loses nothing, bad recipes are refused.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 use std::path::{Path, PathBuf};

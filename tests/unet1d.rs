@@ -1,5 +1,6 @@
 //! Parity of the UNet with LeRobot's, outputs and every gradient.
 //! The golden file is written by tests/golden/unet1d.py.
+#![cfg(feature = "nn")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

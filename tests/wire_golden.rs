@@ -186,6 +186,21 @@ fn a_message_may_be_longer_but_not_shorter() {
 }
 
 #[test]
+fn an_action_that_is_not_finite_is_well_formed_and_rejected() {
+    each("ActionChunk", 3, |_, bytes| {
+        let mut bytes = bytes.to_vec();
+        let last = bytes.len() - 4;
+        bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+        let error = ActionChunkMsg::decode(&bytes).unwrap_err();
+        assert!(matches!(error, pathline::Error::Rejected { .. }), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "rejected: actions: expected finite values, got NaN or infinity"
+        );
+    });
+}
+
+#[test]
 fn a_frame_over_the_cap_is_not_looked_at() {
     let bytes = vec![0; pathline::wire::MAX_FRAME + 1];
     let error = Observation::decode(&bytes).unwrap_err().to_string();

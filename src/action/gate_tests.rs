@@ -204,6 +204,72 @@ fn broken_chunks_in_a_row_latch_but_copies_of_one_do_not() {
 }
 
 #[test]
+fn a_latched_gate_forgets_its_plan() {
+    let mut g = gate();
+    assert!(g.offer(&chunk(1, 1, 5).view(), 5).is_accepted());
+    let held = g.step(5).action.to_vec();
+    g.latch();
+    assert_eq!(g.executing(6), Executing::NOTHING);
+    let command = g.step(6);
+    assert_eq!((command.action, command.state), (&held[..], GateState::Latched));
+    g.unlatch();
+    let command = g.step(7);
+    assert_eq!((command.action, command.source), (&held[..], Source::Hold));
+    assert_eq!(command.state, GateState::Held);
+}
+
+#[test]
+fn the_last_tick_that_counts_still_counts() {
+    // Taken at the greatest age, 10; played at that age, and no longer.
+    let mut g = gate();
+    assert!(g.offer(&chunk(1, 1, 5).view(), 15).is_accepted());
+    assert_eq!((g.step(15).action[0], g.step(16).source), (110.0, Source::Hold));
+    // Age alone, with a heartbeat that does not matter.
+    let mut g = Gate::new(GateConfig { heartbeat: 100, ..config() }, &[10.0, 20.0]).unwrap();
+    assert!(g.observed(1, 5));
+    assert!(g.offer(&chunk(1, 1, 5).view(), 5).is_accepted());
+    let played = (5..40).filter(|t| g.step(*t).source != Source::Hold).count();
+    assert_eq!(played, 11, "ages 0 to 10");
+    // The heartbeat alone.
+    let mut g = Gate::new(GateConfig { max_obs_age: 100, ..config() }, &[10.0, 20.0]).unwrap();
+    assert!(g.observed(1, 5));
+    assert!(g.offer(&chunk(1, 1, 5).view(), 7).is_accepted());
+    let played = (7..40).filter(|t| g.step(*t).source != Source::Hold).count();
+    assert_eq!(played, 9, "ticks 7 to 15");
+    // The last row.
+    let mut g = gate();
+    let mut short = chunk(1, 1, 5);
+    short.actions.truncate(4);
+    assert_eq!(reason(&mut g, &short, 7), Reason::Expired);
+    assert!(g.offer(&short.view(), 6).is_accepted());
+    assert_eq!((g.step(6).action[0], g.step(7).source), (101.0, Source::Hold));
+    // The largest robot, and the largest times.
+    let limit = Limit { lo: -1.0, hi: 1.0, max_step: Some(0.5) };
+    let largest = GateConfig {
+        limits: vec![limit; MAX_DIM],
+        max_horizon: MAX_HORIZON,
+        max_obs_age: 1 << 16,
+        heartbeat: 1 << 16,
+        ..config()
+    };
+    let mut g = Gate::new(largest, &[0.0; MAX_DIM]).unwrap();
+    assert!(g.observed(u64::MAX, u64::MAX));
+    let mut c = chunk(u64::MAX, u64::MAX, u64::MAX);
+    (c.dim, c.actions) = (MAX_DIM, vec![1.0; MAX_DIM * MAX_HORIZON]);
+    assert!(g.offer(&c.view(), u64::MAX).is_accepted());
+    assert_eq!(g.step(u64::MAX).action, [0.5; MAX_DIM]);
+    println!("the largest gate holds {} bytes", g.memory_bytes());
+}
+
+#[test]
+fn two_observations_of_one_tick_are_both_known() {
+    let mut g = gate();
+    assert!(g.observed(2, 5));
+    assert!(g.offer(&chunk(1, 1, 5).view(), 5).is_accepted());
+    assert!(g.offer(&chunk(2, 2, 5).view(), 5).is_accepted());
+}
+
+#[test]
 fn ticks_that_do_not_advance_move_nothing() {
     let mut c = config();
     c.limits[0].max_step = Some(1.0);

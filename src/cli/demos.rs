@@ -83,10 +83,10 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 /// Makes the demonstrations and prints what was written.
-pub(crate) fn run(args: DemosArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &DemosArgs) -> anyhow::Result<()> {
     let Task::Pusht = args.task;
     if let Some(folder) = &args.policy {
-        return dagger(&args, folder);
+        return dagger(args, folder);
     }
     let plan = Plan {
         episodes: args.episodes,

@@ -49,9 +49,10 @@ impl Pictures {
     ) -> anyhow::Result<Self> {
         let gif = GifWriter::create(path, SIZE, SIZE, FPS)?;
         let (sender, receiver) = channel();
+        let file = path.to_owned();
         let thread = std::thread::Builder::new()
             .name("pictures".to_owned())
-            .spawn(move || draw_all(gif, &receiver))?;
+            .spawn(move || draw_all(&file, gif, &receiver))?;
         Ok(Self {
             path: path.to_owned(),
             shots: Some(sender),
@@ -120,7 +121,7 @@ impl Pictures {
     }
 }
 
-fn draw_all(mut gif: GifWriter, shots: &Receiver<Shot>) -> pathline::Result<()> {
+fn draw_all(path: &Path, mut gif: GifWriter, shots: &Receiver<Shot>) -> pathline::Result<()> {
     let mut drawn = false;
     while let Ok(shot) = shots.recv() {
         let frame = scene(&shot.env, SIZE, &shot.overlay);
@@ -130,8 +131,12 @@ fn draw_all(mut gif: GifWriter, shots: &Receiver<Shot>) -> pathline::Result<()> 
         }
         drawn = true;
     }
-    // An interrupted run may have nothing to show.
-    if drawn { gif.finish() } else { Ok(()) }
+    if drawn {
+        return gif.finish();
+    }
+    // Interrupted before the first step: an empty file would only puzzle.
+    drop(gif);
+    std::fs::remove_file(path).map_err(|e| pathline::Error::io(path, e))
 }
 
 /// Row i's way through the sampler's states.

@@ -51,12 +51,6 @@ pub(crate) enum Fault {
 impl From<CdrError> for Error {
     fn from(e: CdrError) -> Self {
         let field = e.field;
-        // Well-formed, but not to be used: whoever counts inputs tells the two apart.
-        if e.fault == Fault::NotFinite {
-            return Self::Rejected {
-                reason: format!("{field}: expected finite values, got NaN or infinity"),
-            };
-        }
         Self::Wire(match e.fault {
             Fault::FrameTooLong(n) => {
                 format!("{field}: expected at most {MAX_FRAME} bytes, got {n}")
@@ -76,7 +70,11 @@ impl From<CdrError> for Error {
             }
             Fault::NoNul => format!("{field}: expected a string that ends with NUL"),
             Fault::NotUtf8 => format!("{field}: expected UTF-8"),
-            Fault::NotFinite => format!("{field}: expected finite values, got NaN or infinity"),
+            // Well-formed, but not to be used: whoever counts inputs tells the two apart.
+            Fault::NotFinite => {
+                let reason = format!("{field}: expected finite values, got NaN or infinity");
+                return Self::Rejected { reason };
+            }
             Fault::Mismatch(want, got) => format!("{field}: expected {want}, got {got}"),
             Fault::OutOfRange => format!("{field}: the value is out of range"),
         })
@@ -92,6 +90,11 @@ fn err<T>(field: &'static str, fault: Fault) -> CdrResult<T> {
 /// Error of a field whose value does not fit another's.
 pub(crate) fn mismatch<T>(field: &'static str, want: usize, got: usize) -> CdrResult<T> {
     err(field, Fault::Mismatch(want, got))
+}
+
+/// Error of a field with NaN or infinity in it.
+pub(crate) fn not_finite<T>(field: &'static str) -> CdrResult<T> {
+    err(field, Fault::NotFinite)
 }
 
 /// Error of a field whose value has no meaning.

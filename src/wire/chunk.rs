@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::cdr::{CdrResult, Reader, Writer, mismatch, out_of_range};
+use super::cdr::{CdrResult, Reader, Writer, mismatch, not_finite, out_of_range};
 use super::messages::{Header, Time};
 use super::schema::ACTION_CHUNK;
+use crate::Result;
 use crate::action::{ActionChunk, ChunkView, Gate, MAX_DIM, MAX_HORIZON, Reason, Values, Verdict};
-use crate::{Error, Result};
 
 /// What a chunk says about itself; bits that are not known are skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,8 +57,9 @@ impl ActionChunkMsg {
     /// CDR bytes.
     ///
     /// # Errors
-    /// [`Error::Wire`] if a value is not finite, `dim` or the number of rows is 0 or too large, the
-    /// last row is not whole, or `dt` is longer than its field.
+    /// [`Error::Wire`](crate::Error::Wire) if `dim` or the number of rows is 0 or too large, the last
+    /// row is not whole, or `dt` is longer than its field; [`Error::Rejected`](crate::Error::Rejected)
+    /// if an action is not finite.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let mut w = Writer::new(160 + self.header.frame_id.len() + 4 * self.chunk.actions.len());
         self.write(&mut w)?;
@@ -68,13 +69,14 @@ impl ActionChunkMsg {
     /// From CDR bytes; bytes after the last field are skipped.
     ///
     /// # Errors
-    /// [`Error::Wire`] if the bytes are cut short, a length exceeds its cap, a string is not UTF-8,
-    /// an action is not finite, or `horizon` and `dim` do not say how many actions there are.
+    /// [`Error::Wire`](crate::Error::Wire) if the bytes are cut short, a length exceeds its cap, a
+    /// string is not UTF-8, or `horizon` and `dim` do not say how many actions there are;
+    /// [`Error::Rejected`](crate::Error::Rejected) if an action is not finite.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let p = parse(bytes)?;
         let actions: Vec<f32> = p.view.values.iter().collect();
         if !actions.iter().all(|v| v.is_finite()) {
-            return Err(Error::Wire("actions: expected finite values, got NaN or infinity".into()));
+            not_finite("actions")?;
         }
         Ok(Self {
             header: Header { stamp: p.stamp, frame_id: p.frame_id.to_owned() },

@@ -167,8 +167,8 @@ impl Observation {
     /// CDR bytes.
     ///
     /// # Errors
-    /// [`crate::Error::Wire`] if a value is not finite, a list or string too long, or an `rgb8`
-    /// picture not of its own size.
+    /// [`crate::Error::Wire`] if a list or string is too long, or an `rgb8` picture not of its own
+    /// size; [`crate::Error::Rejected`] if a value is not finite.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let pictures: usize = self.images.iter().map(|i| i.data.len() + i.name.len() + 64).sum();
         let numbers = 4 * (self.state.len() + self.environment_state.len());
@@ -182,7 +182,8 @@ impl Observation {
     ///
     /// # Errors
     /// [`crate::Error::Wire`] if the bytes are cut short, a length exceeds its cap, a string is not
-    /// UTF-8, a value is not finite, or an `rgb8` picture is not of its own size.
+    /// UTF-8, or an `rgb8` picture is not of its own size; [`crate::Error::Rejected`] if a value is
+    /// not finite.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         Ok(Self::read(&mut Reader::new(bytes)?)?)
     }
@@ -246,7 +247,8 @@ impl Action {
     /// CDR bytes.
     ///
     /// # Errors
-    /// [`crate::Error::Wire`] if a value is not finite, or there are more than [`MAX_DIM`].
+    /// [`crate::Error::Wire`] if there are more than [`MAX_DIM`] values; [`crate::Error::Rejected`] if
+    /// one is not finite.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let mut w = Writer::new(40 + 4 * self.action.len());
         self.stamp.write(&mut w);
@@ -260,8 +262,8 @@ impl Action {
     /// From CDR bytes; bytes after the last field are skipped.
     ///
     /// # Errors
-    /// [`crate::Error::Wire`] if the bytes are cut short, there are too many values, or one is not
-    /// finite.
+    /// [`crate::Error::Wire`] if the bytes are cut short, or there are too many values;
+    /// [`crate::Error::Rejected`] if one is not finite.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut r = Reader::new(bytes)?;
         Ok(Self {
@@ -324,6 +326,6 @@ mod tests {
         let many = Observation { images: vec![CameraImage::default(); 17], ..fits };
         assert!(many.encode().is_err());
         let inf = Action { action: vec![f32::INFINITY], ..Action::default() };
-        assert!(inf.encode().is_err());
+        assert!(matches!(inf.encode(), Err(crate::Error::Rejected { .. })));
     }
 }

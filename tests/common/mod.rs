@@ -8,27 +8,27 @@ use pathline::wire::{Attachment, OBSERVATION, Observation};
 use zenoh::{Session, Wait};
 
 /// Longest wait for anything; a test that needs it has failed.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A router on a free loopback port.
-pub struct Bus {
-    pub hub: Session,
-    pub endpoint: String,
+pub(crate) struct Bus {
+    pub(crate) hub: Session,
+    pub(crate) endpoint: String,
 }
 
 impl Bus {
-    pub fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let (hub, endpoint) = open_private_hub().unwrap();
         Self { hub, endpoint }
     }
 
-    pub fn spoke(&self) -> Session {
+    pub(crate) fn spoke(&self) -> Session {
         BusConfig::connect_to(&self.endpoint).open(Place::Spoke).unwrap()
     }
 }
 
 /// Waits until `done` answers, at most [`DEADLINE`]; panics with `what` otherwise.
-pub fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let (deadline, pause) = (Instant::now() + DEADLINE, Stop::new());
     loop {
         if let Some(value) = done() {
@@ -40,7 +40,7 @@ pub fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
 }
 
 /// An observation of PushT's shapes, due a chunk.
-pub fn observation(session: u64, tick: u64) -> Observation {
+pub(crate) fn observation(session: u64, tick: u64) -> Observation {
     Observation {
         session,
         tick,
@@ -53,7 +53,7 @@ pub fn observation(session: u64, tick: u64) -> Observation {
 }
 
 /// Puts an observation as a robot would.
-pub fn put(session: &Session, key: &str, encoding: &str, bytes: Vec<u8>) {
+pub(crate) fn put(session: &Session, key: &str, encoding: &str, bytes: Vec<u8>) {
     let attachment = Attachment { seq: 1, source_time_ns: 0, gid: [7; 16] };
     session
         .put(key, bytes)
@@ -65,13 +65,13 @@ pub fn put(session: &Session, key: &str, encoding: &str, bytes: Vec<u8>) {
 }
 
 /// Puts a good observation.
-pub fn put_observation(session: &Session, observation: &Observation) {
+pub(crate) fn put_observation(session: &Session, observation: &Observation) {
     let bytes = observation.encode().unwrap();
     put(session, "pathline/pusht/obs", OBSERVATION.encoding, bytes);
 }
 
 /// The bytes with the first f32 `from` replaced by NaN: what no encoder of ours would send.
-pub fn poison(mut bytes: Vec<u8>, from: f32) -> Vec<u8> {
+pub(crate) fn poison(mut bytes: Vec<u8>, from: f32) -> Vec<u8> {
     let want = from.to_le_bytes();
     let at = bytes.windows(4).position(|window| window == want).unwrap();
     bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
