@@ -1,7 +1,8 @@
 //! A chunk of the shipped policy, by network evaluations, and loading its folder.
 //!
 //! Run: `cargo bench --bench policy`; `PATHLINE_BENCH_POLICY` names another policy folder.
-#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
+//! Set `RAYON_NUM_THREADS`, as the binary does: without it candle reads the system's files at every
+//! matrix product.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};

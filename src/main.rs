@@ -59,6 +59,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn main() -> ExitCode {
+    cli::threads::settle();
     // zenoh reports every refused connection as an error of its own; ours say what to do.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,zenoh=off"));

@@ -316,7 +316,8 @@ fn doctor_is_one_json_object() {
 fn bench_reports_every_row() {
     let (_dir, policy) = folder();
     let policy = policy.to_str().unwrap();
-    let report = object(&pathline(["bench", "--json", "--policy", policy]).ok());
+    let args = ["bench", "--chunks", "20", "--policy", policy];
+    let report = object(&pathline([&args[..], &["--json"]].concat()).ok());
     let rows = report["chunk_ms"].as_array().unwrap();
     let evaluations: Vec<u64> = rows.iter().map(|row| row["nfe"].as_u64().unwrap()).collect();
     assert_eq!(evaluations, [1, 2, 4, 8, 10]);
@@ -327,7 +328,7 @@ fn bench_reports_every_row() {
     for key in ["load_ms", "first_action_ms", "simulator_steps_per_s"] {
         assert!(report[key].as_f64().unwrap() > 0.0, "{key}");
     }
-    let text = pathline(["bench", "--policy", policy]).ok();
+    let text = pathline(args).ok();
     assert!(text.lines().skip(2).all(|line| line.chars().count() <= 80), "{text}");
 }
 

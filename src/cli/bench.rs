@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 use pathline::device;
 use pathline::flow::Noise;
@@ -15,10 +15,9 @@ use super::{infer, machine};
 
 /// Network evaluations a chunk in the table.
 const EVALUATIONS: [usize; 5] = [1, 2, 4, 8, 10];
-/// Chunks measured for each row, after `WARM_UP` that are not.
-const CHUNKS: usize = 500;
+/// Chunks before those that are measured.
 const WARM_UP: usize = 20;
-/// A slow network gets fewer chunks than `CHUNKS`: a row ends after this time.
+/// A row ends after this time, however few chunks it has.
 const ROW_TIME: Duration = Duration::from_secs(4);
 /// Time given to the simulator.
 const SIM_TIME: Duration = Duration::from_millis(300);
@@ -37,6 +36,9 @@ pub(crate) struct BenchArgs {
     /// Policy folder.
     #[arg(long, value_name = "DIR", default_value = "policies/pusht-flow")]
     policy: PathBuf,
+    /// Chunks measured for each row.
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    chunks: usize,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -71,6 +73,7 @@ struct Row {
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    ensure!((1..=1_000_000).contains(&args.chunks), "--chunks: expected 1 to 1000000");
     let start = Instant::now();
     let policy = Policy::load(&args.policy, &device::cpu())?;
     let history = infer::example(policy.config(), 0);
@@ -87,7 +90,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     loads.sort_by(f64::total_cmp);
     let chunk_ms = EVALUATIONS
         .into_iter()
-        .map(|nfe| latency(&policy, &history, nfe))
+        .map(|nfe| latency(&policy, &history, nfe, args.chunks))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let report = Report {
         cpu: machine::cpu(),
@@ -127,13 +130,18 @@ fn print(report: &Report<'_>) {
     println!("simulator            {:>9.0} steps/s on one thread", report.simulator_steps_per_s);
 }
 
-fn latency(policy: &Policy, history: &[Observation], nfe: usize) -> anyhow::Result<Row> {
+fn latency(
+    policy: &Policy,
+    history: &[Observation],
+    nfe: usize,
+    chunks: usize,
+) -> anyhow::Result<Row> {
     let solver = policy.solver(Some("euler"), Some(nfe))?;
     let noise = Noise::new(0);
     let mut nanos = Histogram::<u64>::new_with_bounds(1, 600_000_000_000, 3)
         .context("histogram of chunk latencies")?;
     let begin = Instant::now();
-    for draw in 0..WARM_UP + CHUNKS {
+    for draw in 0..WARM_UP + chunks {
         let x = noise.normal(0, draw as u64, policy.chunk_len());
         let start = Instant::now();
         policy.infer(&[history], x, &solver)?;

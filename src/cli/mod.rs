@@ -18,4 +18,5 @@ pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod sim;
+pub(crate) mod threads;
 pub(crate) mod train;
