@@ -3,6 +3,7 @@
 //! Run: `cargo bench --bench policy`; `PATHLINE_BENCH_POLICY` names another policy folder.
 //! Set `RAYON_NUM_THREADS`, as the binary does: without it candle reads the system's files at every
 //! matrix product.
+#![allow(clippy::unwrap_used, reason = "a bench may panic: that is how it fails")]
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};

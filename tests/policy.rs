@@ -21,6 +21,9 @@ use serde_json::{Value, json};
 const STATE_FILE: &str = "policy_preprocessor_step_4_normalizer_processor.safetensors";
 const POST_STATE_FILE: &str = "policy_postprocessor_step_0_unnormalizer_processor.safetensors";
 
+/// A change to the steps of a pipeline.
+type Edit = Box<dyn Fn(&mut Vec<Value>)>;
+
 fn load(dir: &Path) -> pathline::Result<Policy> {
     Policy::load(dir, &device::cpu())
 }
@@ -115,7 +118,9 @@ fn damages() -> Vec<(&'static str, Damage, Vec<&'static str>)> {
     stats(
         "a statistic is not finite",
         |t| {
-            drop(t.insert("action.std".into(), Tensor::new(&[f32::NAN; 32], &Device::Cpu).unwrap()))
+            drop(
+                t.insert("action.std".into(), Tensor::new(&[f32::NAN; 32], &Device::Cpu).unwrap()),
+            );
         },
         &["action.std"],
     );
@@ -182,7 +187,7 @@ fn damages() -> Vec<(&'static str, Damage, Vec<&'static str>)> {
     for (file, relative) in
         [(PRE, "relative_actions_processor"), (POST, "absolute_actions_processor")]
     {
-        let mut steps = |what, edit: Box<dyn Fn(&mut Vec<Value>)>, named: &[&'static str]| {
+        let mut steps = |what, edit: Edit, named: &[&'static str]| {
             let named = [&[file][..], named].concat();
             let damage = move |d: &Path| {
                 edit_json(&d.join(file), |p| edit(p["steps"].as_array_mut().unwrap()));
@@ -192,7 +197,7 @@ fn damages() -> Vec<(&'static str, Damage, Vec<&'static str>)> {
         steps(
             "an unknown step",
             Box::new(|s: &mut Vec<Value>| {
-                s.push(json!({"registry_name": "tokenizer_processor", "config": {}}))
+                s.push(json!({"registry_name": "tokenizer_processor", "config": {}}));
             }),
             &["tokenizer_processor"],
         );
