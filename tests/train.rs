@@ -23,7 +23,7 @@ fn demos() -> &'static Path {
         let dir = tempfile::tempdir().unwrap();
         let config = ExpertConfig::bulk();
         let episodes = (0..3).map(|seed| expert::episode(PushT::reset(seed), &config, 20));
-        pathline::dataset::pusht::write(&dir.path().join("demos"), episodes).unwrap();
+        pathline::dataset::pusht::write(dir.path().join("demos"), episodes).unwrap();
         dir
     });
     dir.path()

@@ -123,7 +123,7 @@ struct Incoming {
     at: Instant,
 }
 
-/// See the [module](self).
+/// The robot's end of the bus: observe, take in, act.
 pub struct RobotLink {
     keys: Keys,
     info: PolicyInfo,
