@@ -66,6 +66,8 @@ pub mod policy;
 #[cfg(feature = "nn")]
 pub mod solver;
 #[cfg(feature = "nn")]
+pub mod tensors;
+#[cfg(feature = "nn")]
 pub mod train;
 
 #[cfg(feature = "node")]

@@ -34,8 +34,7 @@ enum Command {
     Train(cli::train::TrainArgs),
     Record(cli::record::RecordArgs),
     Replay(cli::replay::ReplayArgs),
-    // Written by others: one line here, one in `run`, one in cli/mod.rs.
-    // Bench(cli::bench::BenchArgs),
+    Bench(cli::bench::BenchArgs),
     Demos(cli::demos::DemosArgs),
     Doctor(cli::doctor::DoctorArgs),
     Infer(cli::infer::InferArgs),
@@ -48,11 +47,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => cli::serve::run(&args),
         Command::Sim(args) => cli::sim::run(&args),
         Command::Eval(args) => cli::eval::run(&args),
-        Command::Train(args) => cli::train::run(args),
+        Command::Train(args) => cli::train::run(&args),
         Command::Record(args) => cli::record::run(&args),
         Command::Replay(args) => cli::replay::run(&args),
-        // Command::Bench(args) => cli::bench::run(&args),
-        Command::Demos(args) => cli::demos::run(args),
+        Command::Bench(args) => cli::bench::run(&args),
+        Command::Demos(args) => cli::demos::run(&args),
         Command::Doctor(args) => cli::doctor::run(&args),
         Command::Infer(args) => cli::infer::run(&args),
         Command::Inspect(args) => cli::inspect::run(&args),
@@ -60,6 +59,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn main() -> ExitCode {
+    cli::threads::settle();
     // zenoh reports every refused connection as an error of its own; ours say what to do.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,zenoh=off"));

@@ -1,5 +1,6 @@
 //! LeRobotDataset v3.0: round trips, LeRobot's own folder, and folders that must be refused.
 #![cfg(feature = "nn")]
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -323,6 +324,27 @@ fn broken_folders_are_refused_with_the_file_and_the_reason() {
     for (expected, error) in cases {
         assert!(error.contains(expected), "expected `{expected}` in: {error}");
     }
+    // A value that is not finite: the writer refuses those, so the bytes of a rare one are exchanged.
+    let odd = dir.path().join("odd");
+    let mut writer = DatasetWriter::create(&odd, &features(), 10, "pusht").unwrap();
+    let mut action = rows(0, 5, 2, -7.0);
+    action[7] = 1.234_567_8e30;
+    writer.add_episode(&episode(0, 5).with("action", action.clone())).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(Dataset::open(&odd).unwrap().column("action").unwrap().values, action);
+    let mut bytes = fs::read(odd.join(data)).unwrap();
+    let places: Vec<usize> =
+        (0..bytes.len() - 3).filter(|i| bytes[*i..i + 4] == action[7].to_le_bytes()).collect();
+    assert!(!places.is_empty(), "the value must lie in the file as it is");
+    for i in places {
+        bytes[i..i + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    fs::write(odd.join(data), bytes).unwrap();
+    let not_finite = error(&odd);
+    assert!(
+        not_finite.contains("action: row 3, element 1: expected a finite number"),
+        "{not_finite}"
+    );
     // A file of another data set: right columns, other frames.
     let other = dir.path().join("other");
     write(&other, &[4, 4]);

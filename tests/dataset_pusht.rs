@@ -1,5 +1,5 @@
 //! Demonstrations: the same bytes from any number of threads, and what is in them.
-#![cfg(feature = "nn")]
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 #![cfg(all(feature = "nn", feature = "node"))]
 
 use std::path::Path;

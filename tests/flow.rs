@@ -1,4 +1,6 @@
 //! The objective, the estimates and the noise together, against closed forms.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 #![cfg(feature = "nn")]
 
 use candle_core::{DType, Device, Tensor};

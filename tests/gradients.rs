@@ -3,6 +3,8 @@
 //! candle has fused operations without a backward pass: they cut the graph without an error, and
 //! training then leaves everything before them as it was initialised. `check` finds that, and
 //! compares each gradient with a difference quotient. The broken twins at the end must be caught.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 #![cfg(feature = "nn")]
 
 use candle_core::{D, DType, Device, Tensor, Var};

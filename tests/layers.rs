@@ -34,6 +34,7 @@ const LAYERS: &[Layer] = &[
     layer("action", &["error"], &[]),
     layer("wire", &["error", "action"], &[]),
     layer("device", &["error"], CANDLE),
+    layer("tensors", &["error"], CANDLE),
     layer("plot", &["error"], &["plotters"]),
     layer("flow", &["error"], CANDLE),
     layer("solver", &["error", "flow"], CANDLE),
@@ -41,11 +42,14 @@ const LAYERS: &[Layer] = &[
     layer("nn", &["error", "device", "flow"], CANDLE),
     layer("vae", &["error", "device", "flow", "nn"], CANDLE),
     layer("dataset", &["error"], &["parquet", "pathline_sim"]),
-    layer("policy", &["error", "device", "flow", "solver", "nn", "vae"], CANDLE),
+    layer("policy", &["error", "device", "tensors", "flow", "solver", "nn", "vae"], CANDLE),
     layer("image", &["error", "device", "flow", "solver", "nn", "vae"], CANDLE),
     layer(
         "train",
-        &["error", "device", "plot", "flow", "solver", "nn", "vae", "dataset", "policy", "image"],
+        &[
+            "error", "device", "tensors", "plot", "flow", "solver", "nn", "vae", "dataset",
+            "policy", "image",
+        ],
         &["candle_core", "candle_nn", "pathline_sim"],
     ),
     layer(
@@ -56,8 +60,8 @@ const LAYERS: &[Layer] = &[
     layer(
         "cli",
         &[
-            "error", "action", "wire", "device", "plot", "flow", "solver", "nn", "vae", "dataset",
-            "policy", "image", "train", "node",
+            "error", "action", "wire", "device", "tensors", "plot", "flow", "solver", "nn", "vae",
+            "dataset", "policy", "image", "train", "node",
         ],
         &["candle_core", "candle_nn", "clap", "gif", "pathline_sim", "zenoh"],
     ),

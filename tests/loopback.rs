@@ -1,5 +1,6 @@
 //! Policy node and robot over real zenoh sessions on loopback: what a good run looks like.
 #![cfg(feature = "node")]
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 mod common;
 

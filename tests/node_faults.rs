@@ -1,5 +1,6 @@
 //! Bad input and dead peers over real zenoh: one counter each, and a robot that holds.
 #![cfg(feature = "node")]
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 mod common;
 

@@ -1,5 +1,7 @@
 //! Orders of convergence, both time conventions, and errors of the integrator, on fields whose
 //! solution is known in closed form. All in f64.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 #![cfg(feature = "nn")]
 
 use candle_core::{Device, Tensor};

@@ -1,8 +1,10 @@
 //! Training: resume is exact, `kill -9` loses nothing, bad recipes are refused.
 #![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -14,11 +16,21 @@ use pathline::train::run::train;
 use pathline_sim::pusht::PushT;
 use pathline_sim::pusht::expert::{self, ExpertConfig};
 
-/// A folder with a few expert episodes and a recipe for a tiny network.
+/// The beginnings of three expert episodes, as a dataset: made once for all tests.
+fn demos() -> &'static Path {
+    static DEMOS: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = DEMOS.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let config = ExpertConfig::bulk();
+        let episodes = (0..3).map(|seed| expert::episode(PushT::reset(seed), &config, 20));
+        pathline::dataset::pusht::write(&dir.path().join("demos"), episodes).unwrap();
+        dir
+    });
+    dir.path()
+}
+
+/// A recipe for a tiny network, in a file.
 fn prepare(dir: &Path) -> PathBuf {
-    let config = ExpertConfig::bulk();
-    let episodes = (0..3).map(|seed| expert::episode(PushT::reset(seed), &config, 300));
-    pathline::dataset::pusht::write(&dir.join("demos"), episodes).unwrap();
     let recipe = dir.join("recipe.toml");
     std::fs::write(&recipe, RECIPE).unwrap();
     recipe
@@ -29,7 +41,7 @@ const RECIPE: &str = include_str!("data/tiny-recipe.toml");
 fn load(dir: &Path, recipe: &Path, run: &str, more: &[&str]) -> Recipe {
     let mut overrides = vec![
         format!("output_dir=\"{}\"", dir.join(run).display()),
-        format!("dataset.paths=[\"{}\"]", dir.join("demos").display()),
+        format!("dataset.paths=[\"{}\"]", demos().join("demos").display()),
     ];
     overrides.extend(more.iter().map(|&s| s.to_owned()));
     Recipe::load(recipe, &overrides).unwrap()
@@ -81,26 +93,29 @@ fn killed_at_any_moment_the_newest_checkpoint_is_whole() {
     let root = run.join("checkpoints");
     let set = [
         format!("output_dir=\"{}\"", run.display()),
-        format!("dataset.paths=[\"{}\"]", dir.path().join("demos").display()),
+        format!("dataset.paths=[\"{}\"]", demos().join("demos").display()),
         "train.save_freq=1".to_owned(),
         "train.steps=100000".to_owned(),
     ];
     let mut last = 0;
-    for round in 0..6u64 {
+    for round in 0..8u32 {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pathline"));
         command.arg("train").arg(&recipe);
-        set.iter().for_each(|entry| drop(command.args(["--set", entry])));
+        for entry in &set {
+            command.args(["--set", entry]);
+        }
         if round > 0 {
             command.arg("--resume");
         }
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Wait for a checkpoint that this process wrote, then a little more, different each time.
+        // It writes a checkpoint every few milliseconds: kill it somewhere in the second one.
         let deadline = Instant::now() + Duration::from_secs(60);
         while checkpoint::list(&root).unwrap().last().is_none_or(|(step, _)| *step <= last) {
             assert!(Instant::now() < deadline, "no checkpoint within a minute");
-            std::thread::yield_now();
+            assert!(child.try_wait().unwrap().is_none(), "training ended by itself");
+            std::thread::park_timeout(Duration::from_millis(1));
         }
-        let moment = Instant::now() + Duration::from_micros(700 * round);
+        let moment = Instant::now() + Duration::from_micros(1700) * round;
         while Instant::now() < moment {
             std::hint::spin_loop();
         }
@@ -108,18 +123,34 @@ fn killed_at_any_moment_the_newest_checkpoint_is_whole() {
         child.wait().unwrap();
 
         let whole = checkpoint::list(&root).unwrap();
-        let (step, newest) = whole.last().unwrap();
-        assert!(*step > last);
-        last = *step;
-        assert_eq!(checkpoint::load_state(newest).unwrap().0, *step);
-        Policy::load(&newest.join("pretrained_model"), &device::cpu()).unwrap();
+        for (step, folder) in &whole {
+            assert_eq!(checkpoint::load_state(folder).unwrap().0, *step);
+            Policy::load(&folder.join("pretrained_model"), &device::cpu()).unwrap();
+        }
+        let newest = whole.last().unwrap().0;
+        assert!(newest > last);
+        last = newest;
     }
+    // What the next start does: no litter, and the link names the newest.
     checkpoint::clean(&root).unwrap();
-    let names: Vec<String> = std::fs::read_dir(&root)
+    let mut names: Vec<String> = std::fs::read_dir(&root)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    assert!(names.iter().all(|name| !name.starts_with(".partial")), "{names:?}");
+    names.sort();
+    assert_eq!(names.pop().unwrap(), "last");
+    assert!(names.iter().all(|name| name.parse::<usize>().is_ok()), "{names:?}");
+    assert_eq!(checkpoint::load_state(&root.join("last")).unwrap().0, last);
+
+    // A checkpoint that was written in place and cut short does not pass for a whole one.
+    let newest = root.join("last");
+    for file in ["pretrained_model/model.safetensors", "training_state/optimizer_state.safetensors"]
+    {
+        let bytes = std::fs::read(newest.join(file)).unwrap();
+        std::fs::write(newest.join(file), &bytes[..bytes.len() - 1]).unwrap();
+    }
+    assert!(checkpoint::load_state(&newest).is_err());
+    assert!(Policy::load(&newest.join("pretrained_model"), &device::cpu()).is_err());
 }
 
 #[test]
@@ -131,7 +162,10 @@ fn impossible_recipes_are_refused_by_name() {
         ("train.stepz=3", "stepz"),
         ("train.steps=0", "train.steps"),
         ("optimizer.lr=-1.0", "optimizer.lr"),
+        ("train.batch_size=100000000", "train.batch_size"),
         ("policy.n_action_steps=99", "n_action_steps"),
+        ("policy.network.width=0", "width"),
+        ("policy.network.time_embed_dim=7", "time_embed_dim"),
         ("policy.solver=dopri", "heun"),
         ("policy.network.kind=dit", "dit"),
         ("train.time_law.law=cauchy", "cauchy"),

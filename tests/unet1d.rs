@@ -1,5 +1,7 @@
 //! Parity of the UNet with LeRobot's, outputs and every gradient.
 //! The golden file is written by tests/golden/unet1d.py.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 #![cfg(feature = "nn")]
 
 use std::collections::{BTreeMap, HashMap};

@@ -3,6 +3,7 @@
 //! Run: `cargo bench -p pathline-sim --bench pusht`, and benches/peers/pusht_gym.py for gym-pusht
 //! on the same actions in the same session. The agent pushes the bar from the side for 20 steps at
 //! 90 px/s, so the block moves in every substep after the first; each repetition clones the start.
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use pathline_sim::pusht::PushT;

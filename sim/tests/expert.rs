@@ -1,4 +1,5 @@
 //! The expert solves PushT, is a function of the state alone, and never jumps or tunnels.
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 use pathline_sim::pusht::PushT;
 use pathline_sim::pusht::expert::{Expert, ExpertConfig, Step, episode, perturbed, takeover};

@@ -24,6 +24,9 @@ pub(crate) enum Task {
 
 /// Make demonstrations with the built-in expert and write them as a LeRobotDataset v3.0 folder.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  pathline demos pusht --episodes 200 --out runs/demos/expert
+  pathline demos pusht --policy policies/pusht-flow --episodes 100 --out runs/demos/takeovers")]
 pub(crate) struct DemosArgs {
     /// The task.
     #[arg(value_enum)]
@@ -80,10 +83,10 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 /// Makes the demonstrations and prints what was written.
-pub(crate) fn run(args: DemosArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &DemosArgs) -> anyhow::Result<()> {
     let Task::Pusht = args.task;
     if let Some(folder) = &args.policy {
-        return dagger(&args, folder);
+        return dagger(args, folder);
     }
     let plan = Plan {
         episodes: args.episodes,

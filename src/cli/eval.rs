@@ -61,7 +61,11 @@ struct Percentiles {
 }
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    anyhow::ensure!(args.episodes > 0, "--episodes: expected 1 or more, got 0");
+    anyhow::ensure!(
+        (1..=1_000_000).contains(&args.episodes),
+        "--episodes: expected 1 to 1000000, got {}",
+        args.episodes
+    );
     anyhow::ensure!(
         args.latency_ms.is_finite() && args.latency_ms >= 0.0,
         "--latency-ms: expected 0 or more, got {}",

@@ -5,23 +5,25 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Tensor};
-use pathline::device;
 use pathline::flow::Noise;
 use pathline::policy::config::{ENVIRONMENT_STATE, PolicyConfig, STATE};
 use pathline::policy::{Observation, Policy};
 use pathline::train::eval::observation;
+use pathline::{device, tensors};
 use pathline_sim::pusht::PushT;
 
-/// One action chunk from one observation.
+/// Computes one action chunk from one observation.
 #[derive(clap::Args)]
 #[command(after_help = "Files (safetensors):
-  OBS    observation.state f32 [n_obs, D], observation.environment_state f32 [n_obs, D], oldest first
+  OBS    observation.state f32 [n_obs, D], observation.environment_state likewise, oldest first
   NOISE  noise f32 [horizon, action_dim]
-  OUT    action f32 [horizon, action_dim] in robot units, action_normalized f32 [horizon, action_dim]
+  OUT    action f32 [horizon, action_dim] in robot units, row 0 for the newest observation's tick;
+         action_normalized f32 [horizon, action_dim]
 
 Examples:
   pathline infer --policy policies/pusht-flow --example --out chunk.safetensors
-  pathline infer --policy policies/pusht-flow --observation obs.safetensors --steps 8 --out chunk.safetensors")]
+  pathline infer --policy policies/pusht-flow --observation obs.safetensors --steps 8 \\
+    --out chunk.safetensors")]
 pub(crate) struct InferArgs {
     /// Policy folder.
     #[arg(long, value_name = "DIR")]
@@ -33,9 +35,9 @@ pub(crate) struct InferArgs {
     #[arg(long, conflicts_with = "observation")]
     example: bool,
     /// Noise file; drawn from --seed if absent.
-    #[arg(long)]
+    #[arg(long, value_name = "NOISE")]
     noise: Option<PathBuf>,
-    /// Seed of the noise.
+    /// Seed of the noise and of the example.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// euler, midpoint, heun or rk4; the policy's own if absent.
@@ -45,7 +47,7 @@ pub(crate) struct InferArgs {
     #[arg(long)]
     steps: Option<usize>,
     /// File to write.
-    #[arg(long)]
+    #[arg(long, value_name = "OUT")]
     out: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
@@ -58,21 +60,23 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
     let solver = policy.solver(args.solver.as_deref(), args.steps)?;
     let history = match &args.observation {
         Some(path) => read_history(path, config)?,
-        None => vec![observation(&PushT::reset(args.seed)); config.n_obs_steps],
+        None => example(config, args.seed),
     };
     let shape = [config.horizon, config.action_dim()];
     let noise = match &args.noise {
-        Some(path) => rows(&load(path)?, path, "noise", &shape)?,
+        Some(path) => rows(&tensors::load(path, &Device::Cpu)?, path, "noise", &shape)?,
         None => Noise::new(args.seed).normal(0, 0, policy.chunk_len()),
     };
     let chunks = policy.infer(&[&history], noise, &solver)?;
     let tensor = |values: &[f32]| Tensor::from_slice(values, &shape, &Device::Cpu);
+    if let Some(folder) = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        ensure!(folder.is_dir(), "--out: expected an existing folder, got {}", folder.display());
+    }
     let out = HashMap::from([
-        ("action", tensor(&chunks.actions)?),
-        ("action_normalized", tensor(&chunks.normalized)?),
+        ("action".to_owned(), tensor(&chunks.actions)?),
+        ("action_normalized".to_owned(), tensor(&chunks.normalized)?),
     ]);
-    candle_core::safetensors::save(&out, &args.out)
-        .with_context(|| format!("{}: could not be written", args.out.display()))?;
+    tensors::save(&out, &args.out)?;
     if args.json {
         let summary = serde_json::json!({
             "out": args.out, "shape": shape, "nfe": chunks.nfe,
@@ -92,10 +96,16 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load(path: &Path) -> anyhow::Result<HashMap<String, Tensor>> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-        .with_context(|| format!("{}: not a safetensors file", path.display()))
+/// A valid observation history: PushT after a reset where the policy's features are PushT's, else
+/// zeros.
+pub(crate) fn example(config: &PolicyConfig, seed: u64) -> Vec<Observation> {
+    let one = match (config.state_dim(), config.environment_dim()) {
+        (2, 16) => observation(&PushT::reset(seed)),
+        (state, environment) => {
+            Observation { state: vec![0.0; state], environment_state: vec![0.0; environment] }
+        }
+    };
+    vec![one; config.n_obs_steps]
 }
 
 fn rows(
@@ -116,11 +126,17 @@ fn rows(
         tensor.dtype(),
         tensor.dims()
     );
-    Ok(tensor.flatten_all()?.to_vec1()?)
+    let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+    ensure!(
+        values.iter().all(|value| value.is_finite()),
+        "{}: {key}: expected finite values, got NaN or infinity",
+        path.display()
+    );
+    Ok(values)
 }
 
 fn read_history(path: &Path, config: &PolicyConfig) -> anyhow::Result<Vec<Observation>> {
-    let tensors = load(path)?;
+    let tensors = tensors::load(path, &Device::Cpu)?;
     let n = config.n_obs_steps;
     let (s, e) = (config.state_dim(), config.environment_dim());
     let state = rows(&tensors, path, STATE, &[n, s])?;

@@ -1,17 +1,21 @@
 //! `pathline inspect`: what a file or folder is.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use pathline::dataset::Dataset;
 use pathline::device;
 use pathline::policy::{CONFIG, Policy, WEIGHTS};
+use pathline::train::recipe::Recipe;
 use safetensors::SafeTensors;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-/// Says what a file or folder is: policy, dataset, checkpoint, safetensors, MCAP, recipe, GIF.
+/// Says what a file or folder is: policy, run, dataset, recipe, safetensors, MCAP, JSON, GIF, PNG.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = "A policy folder is loaded, so that whatever is wrong with it is said here.
+
+Examples:
   pathline inspect policies/pusht-flow
   pathline inspect runs/demo/rollout.mcap
   pathline inspect policies/pusht-flow/model.safetensors --json")]
@@ -27,24 +31,37 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let path = &args.path;
     let report = if path.is_dir() { folder(path)? } else { file(path)? };
     if args.json {
-        println!("{report}");
-    } else if let Some(map) = report.as_object() {
-        for (key, value) in map {
-            print_entry(key, value);
-        }
+        let map = report.into_iter().map(|(key, value)| (key.to_owned(), value));
+        println!("{}", Value::Object(map.collect()));
+    } else {
+        report.iter().for_each(|(key, value)| print_entry(key, value, 0));
     }
     Ok(())
 }
 
-fn print_entry(key: &str, value: &Value) {
+/// Entries in the order in which people read them.
+type Report = Vec<(&'static str, Value)>;
+
+/// One line an entry; what an object or a list of objects holds is indented below its key.
+fn print_entry(key: &str, value: &Value, depth: usize) {
+    let indent = 2 * depth;
     match value {
-        Value::Array(rows) => {
-            println!("{key}");
-            for row in rows {
-                println!("  {}", plain(row));
-            }
+        Value::Object(map) if !map.is_empty() => {
+            println!("{:indent$}{key}", "");
+            map.iter().for_each(|(key, value)| print_entry(key, value, depth + 1));
         }
-        other => println!("{key:16} {}", plain(other)),
+        Value::Array(rows) if rows.iter().any(|row| row.is_object() || row.is_string()) => {
+            println!("{:indent$}{key}", "");
+            rows.iter().for_each(|row| println!("{:indent$}  {}", "", row_text(row)));
+        }
+        _ => println!("{:indent$}{key:20} {}", "", plain(value)),
+    }
+}
+
+fn row_text(row: &Value) -> String {
+    match row.as_object() {
+        Some(map) => map.values().map(plain).collect::<Vec<_>>().join("  "),
+        None => plain(row),
     }
 }
 
@@ -52,90 +69,152 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn folder(path: &Path) -> anyhow::Result<Value> {
-    if path.join("checkpoints").is_dir() {
-        return folder(&path.join("checkpoints/last/pretrained_model"));
-    }
-    if path.join("pretrained_model").is_dir() {
-        return folder(&path.join("pretrained_model"));
+fn folder(path: &Path) -> anyhow::Result<Report> {
+    for inner in ["checkpoints/last/pretrained_model", "pretrained_model"] {
+        if path.join(inner).is_dir() {
+            return policy(&path.join(inner));
+        }
     }
     if path.join(CONFIG).is_file() {
-        let policy = Policy::load(path, &device::cpu())?;
-        let config = policy.config();
-        let weights = std::fs::read(path.join(WEIGHTS))?;
-        let tensors = SafeTensors::deserialize(&weights)?;
-        let parameters: usize =
-            tensors.iter().map(|(_, view)| view.shape().iter().product::<usize>()).sum();
-        return Ok(json!({
-            "kind": "policy", "type": config.kind, "parameters": parameters,
-            "model_bytes": weights.len(),
-            "inputs": serde_json::to_value(&config.input_features)?,
-            "outputs": serde_json::to_value(&config.output_features)?,
-            "n_obs_steps": config.n_obs_steps, "horizon": config.horizon,
-            "n_action_steps": config.n_action_steps, "fps": config.fps,
-            "network": serde_json::to_value(&config.network)?,
-            "path": serde_json::to_value(&config.path)?,
-            "solver": config.solver, "num_inference_steps": config.num_inference_steps,
-        }));
+        return policy(path);
     }
     if path.join("meta/info.json").is_file() {
-        let dataset = Dataset::open(path)?;
-        return Ok(json!({
-            "kind": "LeRobotDataset v3", "episodes": dataset.episodes.len(),
-            "frames": dataset.n_frames(),
-            "info": serde_json::from_str::<Value>(&std::fs::read_to_string(path.join("meta/info.json"))?)?,
-        }));
+        return dataset(path);
     }
     bail!(
-        "{}: expected a policy folder (config.json), a run (checkpoints/) or a dataset \
+        "{}: expected a policy folder (config.json), a run (checkpoints/last) or a dataset \
          (meta/info.json), found none of them",
         path.display()
     )
 }
 
-fn file(path: &Path) -> anyhow::Result<Value> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+fn policy(path: &Path) -> anyhow::Result<Report> {
+    let policy = Policy::load(path, &device::cpu())?;
+    let config = policy.config();
+    let weights = path.join(WEIGHTS);
+    let bytes = std::fs::read(&weights).with_context(|| weights.display().to_string())?;
+    let tensors = SafeTensors::deserialize(&bytes)?;
+    let parameters: usize =
+        tensors.iter().map(|(_, view)| view.shape().iter().product::<usize>()).sum();
+    let shapes = |features: &BTreeMap<String, pathline::policy::config::Feature>| {
+        features.iter().map(|(key, f)| (key.clone(), json!(f.shape))).collect::<Map<_, _>>()
+    };
+    Ok(vec![
+        ("kind", json!("policy")),
+        ("folder", json!(path)),
+        ("type", json!(config.kind)),
+        ("parameters", json!(parameters)),
+        ("model_bytes", json!(bytes.len())),
+        ("inputs", Value::Object(shapes(&config.input_features))),
+        ("outputs", Value::Object(shapes(&config.output_features))),
+        ("n_obs_steps", json!(config.n_obs_steps)),
+        ("horizon", json!(config.horizon)),
+        ("n_action_steps", json!(config.n_action_steps)),
+        ("fps", json!(config.fps)),
+        ("use_relative_actions", json!(config.use_relative_actions)),
+        ("network", json!(config.network)),
+        ("path", json!(config.path)),
+        ("solver", json!(config.solver)),
+        ("num_inference_steps", json!(config.num_inference_steps)),
+    ])
+}
+
+fn dataset(path: &Path) -> anyhow::Result<Report> {
+    let dataset = Dataset::open(path)?;
+    let features: Map<String, Value> = dataset
+        .features
+        .iter()
+        .map(|(key, feature)| (key.to_owned(), json!(feature.shape)))
+        .collect();
+    Ok(vec![
+        ("kind", json!("dataset")),
+        ("codebase_version", json!(dataset.info.codebase_version)),
+        ("robot_type", json!(dataset.info.robot_type)),
+        ("fps", json!(dataset.info.fps)),
+        ("episodes", json!(dataset.episodes.len())),
+        ("frames", json!(dataset.n_frames())),
+        ("features", Value::Object(features)),
+        ("tasks", json!(dataset.tasks)),
+    ])
+}
+
+fn file(path: &Path) -> anyhow::Result<Report> {
+    let bytes =
+        std::fs::read(path).with_context(|| format!("{}: could not be read", path.display()))?;
     match path.extension().and_then(|e| e.to_str()) {
-        Some("safetensors") => {
-            let tensors = SafeTensors::deserialize(&bytes)
-                .with_context(|| format!("{}: not a safetensors file", path.display()))?;
-            let mut rows: Vec<String> = tensors
-                .iter()
-                .map(|(name, view)| format!("{name}  {:?} {:?}", view.dtype(), view.shape()))
-                .collect();
-            rows.sort();
-            Ok(json!({"kind": "safetensors", "bytes": bytes.len(), "tensors": rows}))
-        }
-        Some("mcap") => mcap_summary(path, &bytes),
+        Some("safetensors") => tensors(path, &bytes),
+        Some("mcap") => recording(path, &bytes),
         Some("toml") => {
-            let recipe = pathline::train::recipe::Recipe::load(path, &[])?;
-            Ok(json!({"kind": "recipe", "recipe": serde_json::to_value(recipe)?}))
+            let recipe = Recipe::load(path, &[])?;
+            Ok(vec![("kind", json!("recipe")), ("recipe", serde_json::to_value(recipe)?)])
         }
         Some("json") => {
             let value: Value = serde_json::from_slice(&bytes)
                 .with_context(|| format!("{}: not JSON", path.display()))?;
-            Ok(json!({"kind": "json", "value": value}))
+            Ok(vec![("kind", json!("JSON")), ("value", value)])
         }
-        _ if bytes.starts_with(b"GIF8") => {
-            let size =
-                |at: usize| bytes.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]));
-            Ok(json!({"kind": "GIF", "bytes": bytes.len(), "width": size(6), "height": size(8)}))
-        }
-        _ => bail!(
-            "{}: expected a policy, run or dataset folder, or a .safetensors, .mcap, .toml, .json or \
-             GIF file",
-            path.display()
-        ),
+        _ => match picture(&bytes) {
+            Some((kind, [width, height])) => Ok(vec![
+                ("kind", json!(kind)),
+                ("bytes", json!(bytes.len())),
+                ("width", json!(width)),
+                ("height", json!(height)),
+            ]),
+            None => bail!(
+                "{}: expected a policy, run or dataset folder, or a .safetensors, .mcap, .toml, \
+                 .json, GIF or PNG file",
+                path.display()
+            ),
+        },
     }
 }
 
-fn mcap_summary(path: &Path, bytes: &[u8]) -> anyhow::Result<Value> {
-    let mut topics = std::collections::BTreeMap::<String, (String, u64)>::new();
-    let (mut first, mut last) = (u64::MAX, 0);
-    for message in mcap::MessageStream::new(bytes)? {
-        let message = message.with_context(|| format!("{}: damaged", path.display()))?;
-        first = first.min(message.log_time);
-        last = last.max(message.log_time);
+/// Kind, width and height of a GIF or PNG file, from its header.
+fn picture(bytes: &[u8]) -> Option<(&'static str, [u32; 2])> {
+    let (gif, png) = (bytes.starts_with(b"GIF8"), bytes.starts_with(b"\x89PNG\r\n\x1a\n"));
+    match *bytes {
+        [_, _, _, _, _, _, w0, w1, h0, h1, ..] if gif => {
+            Some(("GIF", [[w0, w1], [h0, h1]].map(|two| u16::from_le_bytes(two).into())))
+        }
+        _ if png => {
+            let four = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
+            Some(("PNG", [four(16)?, four(20)?]))
+        }
+        _ => None,
+    }
+}
+
+fn tensors(path: &Path, bytes: &[u8]) -> anyhow::Result<Report> {
+    let not_safetensors = || format!("{}: not a safetensors file", path.display());
+    let tensors = SafeTensors::deserialize(bytes).with_context(not_safetensors)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).with_context(not_safetensors)?;
+    let mut views: Vec<_> = tensors.iter().collect();
+    views.sort_by_key(|(name, _)| *name);
+    let width = views.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let elements: usize =
+        views.iter().map(|(_, view)| view.shape().iter().product::<usize>()).sum();
+    let rows: Vec<String> = views
+        .iter()
+        .map(|(name, view)| format!("{name:width$}  {:?} {:?}", view.dtype(), view.shape()))
+        .collect();
+    let metadata: BTreeMap<_, _> = header.metadata().iter().flatten().collect();
+    Ok(vec![
+        ("kind", json!("safetensors")),
+        ("bytes", json!(bytes.len())),
+        ("elements", json!(elements)),
+        ("metadata", json!(metadata)),
+        ("tensors", json!(rows)),
+    ])
+}
+
+fn recording(path: &Path, bytes: &[u8]) -> anyhow::Result<Report> {
+    let damaged = || format!("{}: not an MCAP file, or damaged", path.display());
+    let mut topics = BTreeMap::<String, (String, u64)>::new();
+    let mut span: Option<(u64, u64)> = None;
+    for message in mcap::MessageStream::new(bytes).with_context(damaged)? {
+        let message = message.with_context(damaged)?;
+        let (first, last) = span.unwrap_or((message.log_time, message.log_time));
+        span = Some((first.min(message.log_time), last.max(message.log_time)));
         let schema = message.channel.schema.as_ref().map_or("", |s| s.name.as_str()).to_owned();
         topics.entry(message.channel.topic.clone()).or_insert((schema, 0)).1 += 1;
     }
@@ -143,6 +222,11 @@ fn mcap_summary(path: &Path, bytes: &[u8]) -> anyhow::Result<Value> {
         .into_iter()
         .map(|(topic, (schema, count))| format!("{topic}  {schema}  {count}"))
         .collect();
-    let duration_s = last.saturating_sub(first) as f64 * 1e-9;
-    Ok(json!({"kind": "MCAP", "bytes": bytes.len(), "duration_s": duration_s, "topics": rows}))
+    let duration_s = span.map_or(0.0, |(first, last)| (last - first) as f64 * 1e-9);
+    Ok(vec![
+        ("kind", json!("MCAP")),
+        ("bytes", json!(bytes.len())),
+        ("duration_s", json!(duration_s)),
+        ("topics", json!(rows)),
+    ])
 }

@@ -1,21 +1,22 @@
 //! One file a subcommand; the rest are what several of them share.
 
+pub(crate) mod bench;
 pub(crate) mod bus;
 pub(crate) mod demo;
+pub(crate) mod demos;
+pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod gif;
+pub(crate) mod infer;
+pub(crate) mod inspect;
 pub(crate) mod interrupt;
 pub(crate) mod load;
+pub(crate) mod machine;
 pub(crate) mod pictures;
 pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod sim;
+pub(crate) mod threads;
 pub(crate) mod train;
-// Written by others; enable with their lines in main.rs.
-// pub(crate) mod bench;
-pub(crate) mod demos;
-pub(crate) mod doctor;
-pub(crate) mod infer;
-pub(crate) mod inspect;

@@ -29,7 +29,7 @@ pub(crate) struct TrainArgs {
     json: bool,
 }
 
-pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let recipe = Recipe::load(&args.recipe, &args.overrides)?;
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();

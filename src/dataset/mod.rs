@@ -19,7 +19,6 @@ mod episode;
 mod episodes;
 mod features;
 mod info;
-#[cfg(feature = "node")]
 pub mod pusht;
 mod reader;
 mod staging;

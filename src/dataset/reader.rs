@@ -245,7 +245,7 @@ impl Dataset {
 }
 
 fn floats(file: &TableFile, key: &str, dim: usize) -> Result<Vec<f32>> {
-    let values: Vec<f32> = file.numbers(key, dim)?.into_iter().map(|v| v as f32).collect();
+    let values: Vec<f32> = file.numbers(key, dim, |v| v as f32)?;
     match values.iter().position(|v| !v.is_finite()) {
         Some(i) => {
             let (row, element, value) = (i / dim, i % dim, values[i]);

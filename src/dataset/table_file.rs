@@ -59,18 +59,25 @@ impl TableFile {
         schema.get_fields().iter().map(|f| f.name().to_owned()).collect()
     }
 
-    /// Reads a column of numbers with `dim` values a row as f64, exact for integers below 2^53.
-    pub(crate) fn numbers(&self, name: &str, dim: usize) -> Result<Vec<f64>> {
+    /// Reads a column of numbers with `dim` values a row; `to` gets each as f64, exact for integers below
+    /// 2^53.
+    pub(crate) fn numbers<N>(
+        &self,
+        name: &str,
+        dim: usize,
+        to: impl Fn(f64) -> N,
+    ) -> Result<Vec<N>> {
         let mut out = Vec::new();
         self.each_group(name, |rows, reader| {
             let start = out.len();
+            let out = &mut out;
             let lengths = match reader {
-                ColumnReader::FloatColumnReader(r) => take(r, rows, &mut out, |v| f64::from(*v)),
-                ColumnReader::DoubleColumnReader(r) => take(r, rows, &mut out, |v| *v),
-                ColumnReader::Int64ColumnReader(r) => take(r, rows, &mut out, |v| *v as f64),
-                ColumnReader::Int32ColumnReader(r) => take(r, rows, &mut out, |v| f64::from(*v)),
+                ColumnReader::FloatColumnReader(r) => take(r, rows, out, |v| to(f64::from(*v))),
+                ColumnReader::DoubleColumnReader(r) => take(r, rows, out, |v| to(*v)),
+                ColumnReader::Int64ColumnReader(r) => take(r, rows, out, |v| to(*v as f64)),
+                ColumnReader::Int32ColumnReader(r) => take(r, rows, out, |v| to(f64::from(*v))),
                 ColumnReader::BoolColumnReader(r) => {
-                    take(r, rows, &mut out, |v| f64::from(u8::from(*v)))
+                    take(r, rows, out, |v| to(f64::from(u8::from(*v))))
                 }
                 _ => Err("expected numbers, the column holds bytes".into()),
             }?;
@@ -90,7 +97,7 @@ impl TableFile {
 
     /// Reads a column of integers, one a row, none negative.
     pub(crate) fn indices(&self, name: &str) -> Result<Vec<usize>> {
-        let numbers = self.numbers(name, 1)?;
+        let numbers = self.numbers(name, 1, |v| v)?;
         match numbers.iter().position(|v| *v < 0.0 || v.fract() != 0.0) {
             Some(row) => {
                 let value = numbers[row];
@@ -154,11 +161,11 @@ impl TableFile {
     }
 }
 
-fn take<T: DataType>(
+fn take<T: DataType, N>(
     reader: &mut ColumnReaderImpl<T>,
     rows: usize,
-    out: &mut Vec<f64>,
-    convert: impl Fn(&T::T) -> f64,
+    out: &mut Vec<N>,
+    convert: impl Fn(&T::T) -> N,
 ) -> Result<Vec<usize>, String> {
     let leaf = drain(reader, rows)?;
     out.extend(leaf.values.iter().map(convert));

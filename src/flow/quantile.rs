@@ -4,6 +4,8 @@
 //! to the last bit, so the same probability gives the same bits on every machine; the library
 //! logarithm does not promise that. Source: Wichura 1988, algorithm AS 241 (PPND16).
 
+#![allow(clippy::excessive_precision, reason = "the coefficients as they are published")]
+
 const CENTRE: ([f64; 8], [f64; 8]) = (
     [
         2509.0809287301226727,

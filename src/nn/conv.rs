@@ -1,9 +1,11 @@
 //! Convolutions over time as one matrix product each, with a backward pass.
 //!
-//! candle's `conv_transpose1d` has no backward, and the backward of its `conv1d` runs through it as
-//! a scalar loop. Here the taps are gathered into rows `[b·time, in·kernel]` and multiplied by the
-//! weight as it lies in the checkpoint (PyTorch's `[out, in, kernel]`), so that forward and both
-//! gradients are matrix products. Mish is here too: candle's has a gradient of NaN above x = 88.
+//! candle's `conv_transpose1d` has no backward; the backward of its `conv1d` runs through it, and
+//! overflows (a panic with overflow checks) when the time axis is shorter than the kernel, as it is
+//! at the bottom of a UNet. Here the inputs that an output sees are gathered into one row
+//! `[b·time, input·kernel]` and multiplied by the weight as it lies in the checkpoint (PyTorch's
+//! `[out, input, kernel]`): forward and both gradients are matrix products. Mish is here too:
+//! candle's has a gradient of NaN above x = 88.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};

@@ -5,12 +5,13 @@
 //! `h ← h + W₂·silu(W₁·LN(h) + U·silu(context + time))`. The last layer starts small, so an
 //! untrained network predicts a velocity near zero.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result as TensorResult, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, linear, linear_no_bias};
 use serde::{Deserialize, Serialize};
 
 use super::embed::sinusoidal;
 use super::layers::LayerNorm;
+use crate::{Error, Result};
 
 /// Size of a [`FlowMlp`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,25 @@ pub struct MlpConfig {
     pub depth: usize,
     /// Width of the sinusoidal time embedding.
     pub time_embed_dim: usize,
+}
+
+impl MlpConfig {
+    /// Checks that such a network can be built.
+    ///
+    /// # Errors
+    /// When it cannot; the message names the field.
+    pub fn validate(&self) -> Result<()> {
+        let fault = if !(1..=16_384).contains(&self.width) {
+            format!("width of 1 to 16384, got {}", self.width)
+        } else if !(1..=256).contains(&self.depth) {
+            format!("depth of 1 to 256, got {}", self.depth)
+        } else if !(2..=16_384).contains(&self.time_embed_dim) || self.time_embed_dim % 2 == 1 {
+            format!("an even time_embed_dim of 2 to 16384, got {}", self.time_embed_dim)
+        } else {
+            return Ok(());
+        };
+        Err(Error::Invalid(format!("network mlp: expected {fault}")))
+    }
 }
 
 /// The network. `chunk` below is `horizon·action_dim`.
@@ -54,9 +74,9 @@ impl FlowMlp {
         features: usize,
         chunk: usize,
         vb: VarBuilder<'_>,
-    ) -> Result<Self> {
+    ) -> TensorResult<Self> {
         let width = config.width;
-        let block = |vb: VarBuilder<'_>| -> Result<Block> {
+        let block = |vb: VarBuilder<'_>| -> TensorResult<Block> {
             Ok(Block {
                 norm: LayerNorm::load(width, 1e-5, vb.pp("norm"))?,
                 up: linear(width, width, vb.pp("up"))?,
@@ -75,7 +95,7 @@ impl FlowMlp {
             input: linear(chunk, width, vb.pp("input"))?,
             blocks: (0..config.depth)
                 .map(|i| block(vb.pp(format!("blocks.{i}"))))
-                .collect::<Result<_>>()?,
+                .collect::<TensorResult<_>>()?,
             norm: LayerNorm::load(width, 1e-5, vb.pp("norm"))?,
             output: Linear::new(
                 out.get_with_hints((chunk, width), "weight", small)?,
@@ -89,7 +109,7 @@ impl FlowMlp {
     ///
     /// # Errors
     /// When the shape is another.
-    pub fn encode(&self, features: &Tensor) -> Result<Tensor> {
+    pub fn encode(&self, features: &Tensor) -> TensorResult<Tensor> {
         let [first, second] = &self.encoder;
         second.forward(&first.forward(features)?.silu()?)
     }
@@ -98,7 +118,7 @@ impl FlowMlp {
     ///
     /// # Errors
     /// When a shape is another.
-    pub fn velocity(&self, context: &Tensor, x_t: &Tensor, t: &[f64]) -> Result<Tensor> {
+    pub fn velocity(&self, context: &Tensor, x_t: &Tensor, t: &[f64]) -> TensorResult<Tensor> {
         let time = sinusoidal(t, self.time_embed_dim, 0.05, 4.0, x_t.device())?;
         let condition = (context + self.time.forward(&time)?)?.silu()?;
         let mut h = self.input.forward(x_t)?;

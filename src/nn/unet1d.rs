@@ -18,6 +18,8 @@ use crate::{Error, Result};
 
 /// Groups of the normalisation in the last block, whatever `n_groups` says.
 const FINAL_GROUPS: usize = 8;
+/// Most channels of a level: far above any real network, and no product of two overflows.
+const MAX_CHANNELS: usize = 16_384;
 
 /// Size of a [`UNet1d`], in LeRobot's names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,27 +53,31 @@ impl UNet1dConfig {
     /// When it cannot; the message names the field.
     pub fn validate(&self) -> Result<()> {
         let groups_fit = |dims: &[usize], groups: usize| {
-            groups > 0 && dims.iter().all(|dim| *dim > 0 && dim % groups == 0)
+            let fits = |&dim: &usize| (1..=MAX_CHANNELS).contains(&dim) && dim % groups == 0;
+            groups > 0 && dims.iter().all(fits)
         };
         let top = self.down_dims.get(..1).unwrap_or_default();
-        let fault = if self.action_dim == 0 || self.cond_dim == 0 {
+        let sized = |n: usize| (1..=1 << 20).contains(&n);
+        let fault = if !sized(self.action_dim) || !sized(self.cond_dim) {
             format!(
-                "action_dim and cond_dim above 0, got {} and {}",
+                "action_dim and cond_dim of 1 to 2^20, got {} and {}",
                 self.action_dim, self.cond_dim
             )
         } else if !(1..=16).contains(&self.down_dims.len()) {
             format!("1 to 16 levels in down_dims, got {}", self.down_dims.len())
         } else if !groups_fit(&self.down_dims, self.n_groups) || !groups_fit(top, FINAL_GROUPS) {
             format!(
-                "down_dims to be multiples of n_groups, and the first one of {FINAL_GROUPS}, \
-                 got {:?} and {}",
+                "down_dims up to {MAX_CHANNELS}, multiples of n_groups, the first one of \
+                 {FINAL_GROUPS}, got {:?} and {}",
                 self.down_dims, self.n_groups
             )
-        } else if self.kernel_size % 2 == 0 {
-            format!("an odd kernel_size, got {}", self.kernel_size)
-        } else if self.diffusion_step_embed_dim < 4 || self.diffusion_step_embed_dim % 2 == 1 {
+        } else if self.kernel_size.is_multiple_of(2) || self.kernel_size > MAX_CHANNELS {
+            format!("an odd kernel_size up to {MAX_CHANNELS}, got {}", self.kernel_size)
+        } else if !(4..=MAX_CHANNELS).contains(&self.diffusion_step_embed_dim)
+            || self.diffusion_step_embed_dim % 2 == 1
+        {
             format!(
-                "an even diffusion_step_embed_dim of at least 4, got {}",
+                "an even diffusion_step_embed_dim of 4 to {MAX_CHANNELS}, got {}",
                 self.diffusion_step_embed_dim
             )
         } else {
@@ -203,7 +209,7 @@ impl UNet1d {
             [batch, horizon, dim] => {
                 dim == action_dim
                     && horizon > 0
-                    && horizon % multiple == 0
+                    && horizon.is_multiple_of(multiple)
                     && t.dims() == [batch]
                     && global_cond.dims() == [batch, cond_dim]
             }

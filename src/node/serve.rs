@@ -212,11 +212,7 @@ fn declare_queryables(
     ledger: &Arc<Ledger>,
 ) -> Result<Vec<Queryable<()>>> {
     let declare = |key: String, answer: Box<dyn Fn(Query) + Send + Sync>| {
-        session
-            .declare_queryable(key.clone())
-            .callback(move |query| answer(query))
-            .wait()
-            .map_err(|error| bus_error(&key)(error))
+        session.declare_queryable(key.clone()).callback(answer).wait().map_err(bus_error(&key))
     };
     let about = info_json(info);
     let (resetting, reporting, answering) =

@@ -22,6 +22,9 @@ pub const ENVIRONMENT_STATE: &str = "observation.environment_state";
 /// LeRobot's feature key of the action.
 pub const ACTION: &str = "action";
 
+/// Most solver steps a chunk.
+pub(crate) const MAX_STEPS: usize = 1000;
+
 /// What a feature is, as LeRobot names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -167,9 +170,9 @@ impl PolicyConfig {
                 self.horizon, self.n_action_steps
             ));
         }
-        if self.num_inference_steps == 0 || self.num_inference_steps > 1000 {
+        if !(1..=MAX_STEPS).contains(&self.num_inference_steps) {
             return fail(format!(
-                "num_inference_steps: expected 1 to 1000, got {}",
+                "num_inference_steps: expected 1 to {MAX_STEPS}, got {}",
                 self.num_inference_steps
             ));
         }
@@ -186,16 +189,27 @@ impl PolicyConfig {
                 None => return fail(format!("feature {key}: expected, but missing")),
             }
         }
-        for (key, feature) in &self.input_features {
-            if key != STATE && key != ENVIRONMENT_STATE {
-                return fail(format!(
-                    "input feature {key}: expected {STATE} or {ENVIRONMENT_STATE}; cameras are not \
-                     supported by this type of policy"
-                ));
+        for (key, feature) in self.input_features.iter().chain(&self.output_features) {
+            let kind = match key.as_str() {
+                STATE => FeatureType::State,
+                ENVIRONMENT_STATE => FeatureType::Env,
+                ACTION => FeatureType::Action,
+                _ => {
+                    return fail(format!(
+                        "feature {key}: expected {STATE}, {ENVIRONMENT_STATE} or {ACTION}; cameras \
+                         are not supported by this type of policy"
+                    ));
+                }
+            };
+            if feature.kind != kind {
+                return fail(format!("{key}: expected type {kind:?}, got {:?}", feature.kind));
             }
             if feature.shape.len() != 1 || feature.shape.iter().any(|&n| n == 0 || n > 256) {
                 return fail(format!("{key}: expected shape [1..256], got {:?}", feature.shape));
             }
+        }
+        if self.input_features.contains_key(ACTION) || self.output_features.len() != 1 {
+            return fail(format!("expected {ACTION} as the one output feature and as no input"));
         }
         if self.use_relative_actions && self.state_dim() != self.action_dim() {
             return fail(format!(
@@ -206,7 +220,7 @@ impl PolicyConfig {
         }
         if let FeatureEncoder::KeypointFrame { octaves, goal_angle_rad } = &self.feature_encoder {
             let dim = self.environment_dim();
-            if dim < 4 || dim % 2 != 0 || self.state_dim() != 2 || self.n_obs_steps < 2 {
+            if dim < 4 || !dim.is_multiple_of(2) || self.state_dim() != 2 || self.n_obs_steps < 2 {
                 return fail(format!(
                     "feature_encoder keypoint_frame: expected a state of 2, two or more planar \
                      keypoints and n_obs_steps of 2 or more, got {}, {dim} coordinates and {}",
@@ -220,7 +234,17 @@ impl PolicyConfig {
                 ));
             }
         }
-        Ok(())
+        match &self.network {
+            Network::Mlp(mlp) => mlp.validate(),
+            Network::Unet1d(unet) => {
+                unet.validate()?;
+                let multiple = unet.horizon_multiple();
+                if self.horizon.is_multiple_of(multiple) {
+                    return Ok(());
+                }
+                fail(format!("horizon: expected a multiple of {multiple}, got {}", self.horizon))
+            }
+        }
     }
 
     /// Length of `observation.state`.

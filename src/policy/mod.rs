@@ -11,10 +11,11 @@
 pub mod config;
 pub mod features;
 pub mod processor;
+mod weights;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::nn::mlp::FlowMlp;
@@ -23,6 +24,7 @@ use crate::solver::{self, Tableau};
 use crate::{Error, Result};
 use config::{ENVIRONMENT_STATE, Network, PolicyConfig, STATE};
 use processor::Processor;
+use weights::Weights;
 
 /// File name of the weights.
 pub const WEIGHTS: &str = "model.safetensors";
@@ -46,6 +48,9 @@ pub struct Solver {
     /// Steps, uniform in time from noise to data.
     pub steps: usize,
 }
+
+/// Sees a flow time and the chunk at that time, in robot units.
+pub type Trace<'a> = dyn FnMut(f64, &[f32]) + 'a;
 
 /// What [`Policy::infer`] answers.
 #[derive(Clone, Debug)]
@@ -145,7 +150,7 @@ impl Policy {
     ///
     /// # Errors
     /// One error that names the file and the key: missing files, unknown keys, tensors that are
-    /// missing, of another shape, or not finite.
+    /// missing, too many, of another shape, or not finite.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         if !folder.is_dir() {
             let message = "expected a policy folder with config.json, model.safetensors and \
@@ -155,21 +160,16 @@ impl Policy {
         let config = PolicyConfig::load(&folder.join(CONFIG))?;
         let processor = processor::load(folder, &config)?;
         let path = folder.join(WEIGHTS);
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, device)
-            .map_err(|e| Error::config(&path, format!("not a safetensors file: {e}")))?;
-        drop(bytes);
-        let mut names: Vec<_> = tensors.iter().collect();
-        names.sort_by_key(|(name, _)| *name);
-        for (name, tensor) in names {
-            // A sum is finite only if every element is; overflow would need values near 1e38.
-            let sum = tensor.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?;
-            if !sum.is_finite() {
-                return Err(Error::checkpoint(name, "finite weights", "NaN or infinity"));
-            }
+        let weights = Weights::read(&path, device)?;
+        let net = Net::load(&config, weights.builder(device))
+            .map_err(|e| Error::config(&path, e.to_string()))?;
+        if let Some(name) = weights.unused() {
+            let message = format!(
+                "tensor {name}: the network that config.json describes has no such tensor; the two \
+                 files are of different policies"
+            );
+            return Err(Error::config(&path, message));
         }
-        let vb = VarBuilder::from_tensors(tensors, DType::F32, device);
-        let net = Net::load(&config, vb).map_err(|e| Error::config(&path, e.to_string()))?;
         Ok(Self { config, processor, net, device: device.clone(), folder: folder.to_owned() })
     }
 
@@ -196,12 +196,13 @@ impl Policy {
     /// The solver: the configuration's, with the user's overrides.
     ///
     /// # Errors
-    /// When the name is unknown or steps are zero.
+    /// When the name is unknown or steps are not in 1 to 1000.
     pub fn solver(&self, name: Option<&str>, steps: Option<usize>) -> Result<Solver> {
         let tableau = Tableau::by_name(name.unwrap_or(&self.config.solver))?;
         let steps = steps.unwrap_or(self.config.num_inference_steps);
-        if steps == 0 {
-            return Err(Error::Invalid("steps: expected 1 or more, got 0".into()));
+        if !(1..=config::MAX_STEPS).contains(&steps) {
+            let message = format!("steps: expected 1 to {}, got {steps}", config::MAX_STEPS);
+            return Err(Error::Invalid(message));
         }
         Ok(Solver { tableau, steps })
     }
@@ -235,7 +236,7 @@ impl Policy {
         histories: &[&[Observation]],
         noise: Vec<f32>,
         solver: &Solver,
-        trace: &mut dyn FnMut(f64, &[f32]),
+        trace: &mut Trace<'_>,
     ) -> Result<Chunks> {
         self.run(histories, noise, solver, Some(trace))
     }
@@ -245,12 +246,12 @@ impl Policy {
         histories: &[&[Observation]],
         noise: Vec<f32>,
         solver: &Solver,
-        mut trace: Option<&mut dyn FnMut(f64, &[f32])>,
+        mut trace: Option<&mut Trace<'_>>,
     ) -> Result<Chunks> {
         let (b, h, d) = (histories.len(), self.config.horizon, self.config.action_dim());
-        if noise.len() != b * h * d {
+        if b == 0 || noise.len() != b * h * d {
             return Err(Error::Invalid(format!(
-                "noise: expected [{b}, {h}, {d}], got {} values",
+                "noise: expected [{b}, {h}, {d}] for one history or more, got {} values",
                 noise.len()
             )));
         }

@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use super::config::{ACTION, FeatureType, NormalizationMode, PolicyConfig};
-use crate::{Error, Result};
+use crate::{Error, Result, tensors as files};
 
 /// File name of the preprocessor.
 pub const PREPROCESSOR: &str = "policy_preprocessor.json";
@@ -29,11 +29,19 @@ pub type FeatureStats = BTreeMap<String, Vec<f32>>;
 /// Statistics by feature key.
 pub type Stats = BTreeMap<String, FeatureStats>;
 
-/// `y = gain·x + offset`, element by element, and back; the length is a multiple that rows repeat.
+/// A map of each element: `y = (x − center)/scale + offset` and `x = (y − offset)·scale_back + center`.
+///
+/// Written so that every operation rounds as LeRobot's does; one product and one sum would cancel
+/// badly for a feature far from zero or of no width. Rows repeat the map.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Affine {
-    forward: Vec<(f32, f32)>,
-    backward: Vec<(f32, f32)>,
+pub struct Affine(Vec<Element>);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Element {
+    center: f32,
+    scale: f32,
+    scale_back: f32,
+    offset: f32,
 }
 
 impl Affine {
@@ -57,46 +65,58 @@ impl Affine {
             }
             Ok(values)
         };
-        let pairs: Vec<(f64, f64)> = match mode {
-            NormalizationMode::Identity => vec![(1.0, 0.0); len],
-            NormalizationMode::MeanStd => zip(get("mean")?, get("std")?),
-            NormalizationMode::MinMax => zip(get("min")?, get("max")?),
-        };
-        let maps = |(a, b): (f64, f64)| match mode {
-            NormalizationMode::Identity => ((1.0, 0.0), (1.0, 0.0)),
-            NormalizationMode::MeanStd => {
-                let gain = 1.0 / (b + EPS);
-                ((gain, -a * gain), (b, a))
+        let pair = |first: &str, second: &str| -> Result<Vec<(f32, f32)>> {
+            let (a, b) = (get(first)?, get(second)?);
+            if a.len() != b.len() {
+                let expected = format!("{} values as {key}.{first}", a.len());
+                let got = format!("{}", b.len());
+                return Err(Error::checkpoint(format!("{key}.{second}"), expected, got));
             }
-            NormalizationMode::MinMax => {
-                let range = if b > a { b - a } else { EPS };
-                ((2.0 / range, -2.0 * a / range - 1.0), (range / 2.0, a + range / 2.0))
-            }
+            Ok(a.iter().copied().zip(b.iter().copied()).collect())
         };
-        let single = |(gain, offset): (f64, f64)| (gain as f32, offset as f32);
-        let (forward, backward) =
-            pairs.into_iter().map(maps).map(|(f, b)| (single(f), single(b))).unzip();
-        Ok(Self { forward, backward })
+        let elements = match mode {
+            NormalizationMode::Identity => {
+                vec![Element { center: 0.0, scale: 1.0, scale_back: 1.0, offset: 0.0 }; len]
+            }
+            NormalizationMode::MeanStd => pair("mean", "std")?
+                .into_iter()
+                .map(|(mean, std)| Element {
+                    center: mean,
+                    scale: std + EPS as f32,
+                    scale_back: std,
+                    offset: 0.0,
+                })
+                .collect(),
+            NormalizationMode::MinMax => pair("min", "max")?
+                .into_iter()
+                .map(|(min, max)| {
+                    // LeRobot gives a feature of no width the width eps.
+                    let width = if max == min { EPS as f32 } else { max - min };
+                    let half = width / 2.0;
+                    Element { center: min, scale: half, scale_back: half, offset: -1.0 }
+                })
+                .collect(),
+        };
+        Ok(Self(elements))
+    }
+
+    /// Number of elements before the map repeats.
+    fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Normalises in place; `values` is a whole number of rows.
     pub fn normalize(&self, values: &mut [f32]) {
-        apply(&self.forward, values);
+        for (value, e) in values.iter_mut().zip(self.0.iter().cycle()) {
+            *value = (*value - e.center) / e.scale + e.offset;
+        }
     }
 
     /// Back to raw units, in place.
     pub fn unnormalize(&self, values: &mut [f32]) {
-        apply(&self.backward, values);
-    }
-}
-
-fn zip(a: &[f32], b: &[f32]) -> Vec<(f64, f64)> {
-    a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b))).collect()
-}
-
-fn apply(map: &[(f32, f32)], values: &mut [f32]) {
-    for (value, &(gain, offset)) in values.iter_mut().zip(map.iter().cycle()) {
-        *value = gain * *value + offset;
+        for (value, e) in values.iter_mut().zip(self.0.iter().cycle()) {
+            *value = (*value - e.offset) * e.scale_back + e.center;
+        }
     }
 }
 
@@ -122,18 +142,22 @@ impl Processor {
             .iter()
             .map(|(key, feature)| {
                 let len = feature.shape.iter().product();
-                Ok((key.clone(), Affine::new(key, config.mode(feature.kind), stats, len)?))
+                let map = Affine::new(key, config.mode(feature.kind), stats, len)?;
+                if map.len() != len {
+                    let (expected, got) = (format!("{len} values"), map.len().to_string());
+                    return Err(Error::checkpoint(format!("{key} statistics"), expected, got));
+                }
+                Ok((key.clone(), map))
             })
             .collect::<Result<_>>()?;
         let mode = config.mode(FeatureType::Action);
         let action = Affine::new(ACTION, mode, stats, config.action_dim())?;
-        if action.forward.len() != config.action_dim()
-            && action.forward.len() != config.action_dim() * config.horizon
-        {
+        let dim = config.action_dim();
+        if action.len() != dim && action.len() != dim * config.horizon {
             return Err(Error::checkpoint(
                 "action statistics",
-                format!("shape [{0}] or [{1}, {0}]", config.action_dim(), config.horizon),
-                format!("{} values", action.forward.len()),
+                format!("shape [{dim}] or [{}, {dim}]", config.horizon),
+                format!("{} values", action.len()),
             ));
         }
         Ok(Self { inputs, action, relative: config.use_relative_actions })
@@ -210,100 +234,134 @@ pub fn save(dir: &Path, config: &PolicyConfig, stats: &Stats) -> Result<()> {
         }
     }
     for name in [NORMALIZER_STATE, UNNORMALIZER_STATE] {
-        candle_core::safetensors::save(&tensors, dir.join(name))?;
+        files::save(&tensors, &dir.join(name))?;
     }
     Ok(())
 }
 
-/// Reads both pipelines of the policy folder `dir`, and the statistics.
+/// Reads both pipelines of the policy folder `dir`, and the statistics: of the observations from the
+/// preprocessor, of the action from the postprocessor.
 ///
 /// # Errors
 /// When a file is missing, a step is unknown, or a setting contradicts `config`.
 pub fn load(dir: &Path, config: &PolicyConfig) -> Result<Processor> {
-    let (pre, stats) = read(&dir.join(PREPROCESSOR))?;
-    let (post, _) = read(&dir.join(POSTPROCESSOR))?;
-    for (file, steps, wanted) in [
-        (PREPROCESSOR, &pre, "relative_actions_processor"),
-        (POSTPROCESSOR, &post, "absolute_actions_processor"),
-    ] {
-        let enabled = steps.iter().any(|(name, step)| {
-            name == wanted && step.get("enabled").and_then(Value::as_bool).unwrap_or(true)
-        });
-        if enabled != config.use_relative_actions {
-            let message = format!(
-                "{wanted}: expected enabled = {} as config.json's use_relative_actions, got {enabled}",
-                config.use_relative_actions
-            );
-            return Err(Error::config(dir.join(file), message));
-        }
-    }
-    let Some(stats) = stats else {
-        let message = "expected a normalizer_processor step with a state_file, found none";
-        return Err(Error::config(dir.join(PREPROCESSOR), message));
-    };
+    let mut stats = read(
+        &dir.join(PREPROCESSOR),
+        "normalizer_processor",
+        "relative_actions_processor",
+        config,
+    )?;
+    let post = read(
+        &dir.join(POSTPROCESSOR),
+        "unnormalizer_processor",
+        "absolute_actions_processor",
+        config,
+    )?;
+    stats.remove(ACTION);
+    stats.extend(post.into_iter().filter(|(key, _)| key == ACTION));
     Processor::new(config, &stats)
 }
 
-type Steps = Vec<(String, Value)>;
-
-fn read(path: &Path) -> Result<(Steps, Option<Stats>)> {
-    const KNOWN: [&str; 7] = [
-        "rename_observations_processor",
-        "to_batch_processor",
-        "device_processor",
-        "normalizer_processor",
-        "unnormalizer_processor",
-        "relative_actions_processor",
-        "absolute_actions_processor",
-    ];
+/// Reads one pipeline: `normalizer` is its step with the statistics, `relative` the one that moves
+/// actions into or out of the frame of the newest state.
+fn read(path: &Path, normalizer: &str, relative: &str, config: &PolicyConfig) -> Result<Stats> {
+    const HARMLESS: [&str; 1] = ["to_batch_processor"];
+    let fail = |message: String| Err(Error::config(path, message));
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
     let pipeline: Value =
         serde_json::from_str(&text).map_err(|e| Error::config(path, format!("not JSON: {e}")))?;
-    let steps = pipeline
-        .get("steps")
-        .and_then(Value::as_array)
-        .ok_or_else(|| Error::config(path, "expected a list \"steps\", found none"))?;
-    let mut out = Steps::new();
-    let mut stats = None;
+    let Some(steps) = pipeline.get("steps").and_then(Value::as_array) else {
+        return fail("expected a list \"steps\", found none".into());
+    };
+    let (mut stats, mut is_relative) = (None, false);
     for step in steps {
         let name =
             step.get("registry_name").and_then(Value::as_str).unwrap_or("(no registry_name)");
-        if !KNOWN.contains(&name) {
-            let message = format!("unknown step {name}; this version knows {}", KNOWN.join(", "));
-            return Err(Error::config(path, message));
+        let options = step.get("config").cloned().unwrap_or_default();
+        let set = |key: &str| options.get(key).is_some_and(|value| !is_empty(value));
+        if name == normalizer {
+            check_normalizer(&options, config)
+                .map_err(|message| Error::config(path, format!("{name}: {message}")))?;
+            let Some(file) = step.get("state_file").and_then(Value::as_str) else {
+                return fail(format!("{name}: expected a state_file, found none"));
+            };
+            stats = Some(read_stats(path, file)?);
+        } else if name == relative {
+            is_relative = options.get("enabled").and_then(Value::as_bool).unwrap_or(true);
+            if set("exclude_joints") {
+                return fail(format!("{name}: expected no exclude_joints"));
+            }
+        } else if name == "rename_observations_processor" {
+            if set("rename_map") {
+                return fail(format!("{name}: expected an empty rename_map"));
+            }
+        } else if name == "device_processor" {
+            if set("float_dtype") && options["float_dtype"] != "float32" {
+                return fail(format!("{name}: expected no float_dtype, or float32"));
+            }
+        } else if !HARMLESS.contains(&name) {
+            return fail(format!(
+                "unknown step {name}; this version knows {normalizer}, {relative}, \
+                 rename_observations_processor, device_processor and to_batch_processor here"
+            ));
         }
-        let config = step.get("config").cloned().unwrap_or_default();
-        if name == "rename_observations_processor"
-            && config.get("rename_map").and_then(Value::as_object).is_some_and(|m| !m.is_empty())
-        {
-            let message = "rename_observations_processor: expected an empty rename_map";
-            return Err(Error::config(path, message));
-        }
-        if let Some(file) = step.get("state_file").and_then(Value::as_str) {
-            let dir = path.parent().unwrap_or(Path::new("."));
-            stats = Some(read_stats(dir, file)?);
-        }
-        out.push((name.to_owned(), config));
     }
-    Ok((out, stats))
-}
-
-fn read_stats(dir: &Path, file: &str) -> Result<Stats> {
-    if file.contains(['/', '\\']) || file.contains("..") {
-        return Err(Error::config(
-            dir,
-            format!("state_file: expected a plain file name, got {file}"),
+    if is_relative != config.use_relative_actions {
+        return fail(format!(
+            "{relative}: expected enabled = {} as config.json's use_relative_actions, got \
+             {is_relative}",
+            config.use_relative_actions
         ));
     }
-    let path = dir.join(file);
-    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-        .map_err(|e| Error::config(&path, format!("not a safetensors file: {e}")))?;
+    match stats {
+        Some(stats) => Ok(stats),
+        None => fail(format!("expected a {normalizer} step, found none")),
+    }
+}
+
+/// LeRobot normalises by what the step says, Pathline by config.json: they must agree.
+fn check_normalizer(options: &Value, config: &PolicyConfig) -> Result<(), String> {
+    if let Some(map) = options.get("norm_map") {
+        let expected = json!(config.normalization_mapping);
+        if *map != expected {
+            return Err(format!(
+                "norm_map: expected config.json's normalization_mapping {expected}, got {map}"
+            ));
+        }
+    }
+    if let Some(eps) = options.get("eps")
+        && eps.as_f64() != Some(EPS)
+    {
+        return Err(format!("eps: expected {EPS:e}, got {eps}"));
+    }
+    match options.get("normalize_observation_keys") {
+        Some(keys) if !keys.is_null() => Err("expected no normalize_observation_keys".into()),
+        _ => Ok(()),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+/// The statistics in `file`, which lies beside `pipeline`.
+fn read_stats(pipeline: &Path, file: &str) -> Result<Stats> {
+    if file.contains(['/', '\\', ':']) || file.contains("..") {
+        let message = format!("state_file: expected a plain file name, got {file}");
+        return Err(Error::config(pipeline, message));
+    }
+    let path = pipeline.with_file_name(file);
+    let tensors: BTreeMap<_, _> = files::load(&path, &Device::Cpu)?.into_iter().collect();
     let mut stats = Stats::new();
-    let tensors: BTreeMap<_, _> = tensors.into_iter().collect();
     for (name, tensor) in tensors {
         let Some((key, stat)) = name.rsplit_once('.') else {
-            return Err(Error::checkpoint(name, "<feature>.<stat>", "no dot in the name"));
+            let message = format!("tensor {name}: expected a name <feature>.<stat>");
+            return Err(Error::config(&path, message));
         };
         let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         stats.entry(key.to_owned()).or_default().insert(stat.to_owned(), values);
@@ -347,9 +405,26 @@ mod tests {
     }
 
     #[test]
+    fn a_constant_feature_far_from_zero_stays_where_it_is() {
+        let constant: FeatureStats =
+            [("min", 300.0), ("max", 300.0)].map(|(k, v)| (k.to_owned(), vec![v])).into();
+        let stats = Stats::from([("a".to_owned(), constant)]);
+        let map = Affine::new("a", NormalizationMode::MinMax, &stats, 1).unwrap();
+        let mut value = [300.0];
+        map.normalize(&mut value);
+        assert_eq!(value, [-1.0]);
+        map.unnormalize(&mut value);
+        assert_eq!(value, [300.0]);
+    }
+
+    #[test]
     fn missing_or_broken_statistics_are_named() {
         let error = |key, mode| Affine::new(key, mode, &stats(), 1).unwrap_err().to_string();
         assert!(error("b", NormalizationMode::MeanStd).contains("b.mean"));
         assert!(error("c", NormalizationMode::MinMax).contains("c.min"));
+        let mut uneven = stats();
+        uneven.get_mut("a").unwrap().get_mut("std").unwrap().push(1.0);
+        let error = Affine::new("a", NormalizationMode::MeanStd, &uneven, 1).unwrap_err();
+        assert!(error.to_string().contains("a.std"), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, tensors};
 
 const PARTIAL: &str = ".partial-";
 const STATE: &str = "optimizer_state.safetensors";
@@ -48,7 +48,7 @@ pub fn save(
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
     write_policy(&policy)?;
-    candle_core::safetensors::save(state, training.join(STATE))?;
+    tensors::save(state, &training.join(STATE))?;
     let text = serde_json::to_string(&Step { step }).map_err(|e| Error::Invalid(e.to_string()))?;
     let path = training.join(STEP);
     fs::write(&path, text).map_err(|e| Error::io(path, e))?;
@@ -59,12 +59,15 @@ pub fn save(
     link_last(root, &format!("{step:06}"))?;
     let steps = list(root)?;
     for (_, old) in steps.iter().take(steps.len().saturating_sub(keep)) {
-        remove(old)?;
+        // Renamed first: a checkpoint that is half removed must not look like one.
+        let doomed = root.join(format!("{PARTIAL}{}", name(old)));
+        fs::rename(old, &doomed).map_err(|e| Error::io(old, e))?;
+        remove(&doomed)?;
     }
     Ok(done)
 }
 
-/// Removes what an interrupted [`save`] left behind.
+/// Removes what an interrupted [`save`] left behind, and points `last` at the newest checkpoint.
 ///
 /// # Errors
 /// When a folder cannot be read or removed.
@@ -74,7 +77,10 @@ pub fn clean(root: &Path) -> Result<()> {
             remove(&path)?;
         }
     }
-    Ok(())
+    match list(root)?.pop() {
+        Some((_, newest)) => link_last(root, name(&newest)),
+        None => Ok(()),
+    }
 }
 
 /// All whole checkpoints, oldest first.
@@ -101,10 +107,7 @@ pub fn load_state(checkpoint: &Path) -> Result<(usize, HashMap<String, Tensor>)>
     let step: Step =
         serde_json::from_str(&text).map_err(|e| Error::config(&path, e.to_string()))?;
     let path = folder.join(STATE);
-    let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-        .map_err(|e| Error::config(&path, format!("not a safetensors file: {e}")))?;
-    Ok((step.step, tensors))
+    Ok((step.step, tensors::load(&path, &Device::Cpu)?))
 }
 
 fn entries(root: &Path) -> Result<Vec<PathBuf>> {
@@ -175,7 +178,9 @@ mod tests {
             })
             .unwrap();
         }
+        // A writer that was killed between any two steps: half a checkpoint, an old link.
         fs::create_dir(root.join(".partial-000040")).unwrap();
+        link_last(root, "000020").unwrap();
         clean(root).unwrap();
         let steps: Vec<usize> = list(root).unwrap().into_iter().map(|(step, _)| step).collect();
         assert_eq!(steps, [20, 30]);

@@ -92,7 +92,8 @@ pub fn evaluate(
 ) -> Result<EvalReport> {
     check_task(policy)?;
     let horizon = policy.config().horizon;
-    if options.n_action_steps == 0 || options.n_action_steps + options.latency_ticks > horizon {
+    let together = options.n_action_steps.saturating_add(options.latency_ticks);
+    if options.n_action_steps == 0 || together > horizon {
         return Err(Error::Invalid(format!(
             "executed actions and latency: expected 1 to horizon = {horizon} together, got {} + {}",
             options.n_action_steps, options.latency_ticks
@@ -102,7 +103,7 @@ pub fn evaluate(
     let noise = Noise::new(options.seed);
     let mut episodes: Vec<Running> = (0..options.episodes)
         .into_par_iter()
-        .map(|i| begin(policy, options.seed + i as u64))
+        .map(|i| begin(policy, options.seed.wrapping_add(i as u64)))
         .collect();
     for tick in 0..options.max_steps {
         for (i, episode) in episodes.iter_mut().enumerate().filter(|(_, e)| !e.done) {

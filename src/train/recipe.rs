@@ -111,16 +111,19 @@ impl Recipe {
                 self.policy.kind
             )));
         }
-        let positive = [
-            ("train.steps", self.train.steps),
-            ("train.batch_size", self.train.batch_size),
-            ("train.log_freq", self.train.log_freq),
-            ("train.save_freq", self.train.save_freq),
-            ("train.keep_checkpoints", self.train.keep_checkpoints),
+        let many = 1_000_000_000;
+        let ranges = [
+            ("train.steps", self.train.steps, 1, many),
+            ("train.batch_size", self.train.batch_size, 1, 1 << 20),
+            ("train.log_freq", self.train.log_freq, 1, many),
+            ("train.save_freq", self.train.save_freq, 1, many),
+            ("train.keep_checkpoints", self.train.keep_checkpoints, 1, many),
+            ("eval.episodes", self.eval.episodes, 1, 1_000_000),
         ];
-        for (key, value) in positive {
-            if value == 0 || value > 1_000_000_000 {
-                return Err(Error::Invalid(format!("{key}: expected 1 or more, got {value}")));
+        for (key, value, least, most) in ranges {
+            if !(least..=most).contains(&value) {
+                let message = format!("{key}: expected {least} to {most}, got {value}");
+                return Err(Error::Invalid(message));
             }
         }
         if self.dataset.paths.is_empty() {

@@ -1,6 +1,6 @@
 //! One training run, from recipe to checkpoints.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ use crate::nn::params::Params;
 use crate::plot::{Series, line_plot};
 use crate::policy::processor::{self, Processor, Stats};
 use crate::policy::{CONFIG, Net, Policy, WEIGHTS};
-use crate::{Error, Result};
+use crate::{Error, Result, tensors};
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -84,9 +84,7 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
     let params = Params::new(recipe.train.seed);
     let net = Net::load(&recipe.policy, params.builder(device))?;
     if let Some(folder) = &recipe.init_from {
-        let path = folder.join(WEIGHTS);
-        let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        params.assign(&candle_core::safetensors::load_buffer(&bytes, device)?)?;
+        params.assign(&tensors::load(&folder.join(WEIGHTS), device)?)?;
     }
     let mut adam = AdamW::new(recipe.optimizer.clone(), params.named())?;
     if let Some((_, folder)) = &newest {
@@ -216,7 +214,7 @@ fn write_policy(
     stats: &Stats,
     weights: &std::collections::HashMap<String, candle_core::Tensor>,
 ) -> Result<()> {
-    candle_core::safetensors::save(weights, dir.join(WEIGHTS))?;
+    tensors::save(weights, &dir.join(WEIGHTS))?;
     processor::save(dir, &recipe.policy, stats)?;
     let invalid = |e: String| Error::Invalid(e);
     let config =
@@ -246,16 +244,14 @@ impl Log {
             .filter_map(|line| serde_json::from_str::<Metric>(line).ok())
             .filter(|metric| metric.step <= step)
             .collect();
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .open(&path)
-            .map_err(|e| Error::io(&path, e))?;
+        // Written beside it and renamed: a run that is killed here keeps its log.
+        let next = dir.join(".metrics.jsonl");
+        let file = File::create(&next).map_err(|e| Error::io(&next, e))?;
         let mut log = Self { dir: dir.to_owned(), file, metrics: Vec::new() };
         for metric in &metrics {
             log.write(metric)?;
         }
+        fs::rename(&next, &path).map_err(|e| Error::io(&path, e))?;
         Ok(log)
     }
 
