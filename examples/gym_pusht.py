@@ -131,7 +131,7 @@ class Robot:
             encoding="application/cdr;policy_msgs/msg/Observation",
             express=True,
             priority=zenoh.Priority.DATA_HIGH,
-            congestion_control=zenoh.CongestionControl.DROP,
+            congestion_control=zenoh.CongestionControl.BLOCK,  # lockstep: lose nothing
         )
         # Our subscriber is declared before the question: who answers it knows where chunks go.
         self.info = self.ask("policy/info")

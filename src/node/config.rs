@@ -33,6 +33,11 @@ const CONNECT_RETRY: &str =
 /// Pause between two tries to open a session.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
+/// Batches that wait for each priority of a link. zenoh's two are full after two express messages,
+/// and on a busy machine the third is dropped.
+const QUEUES: &str = r#"{"control": 2, "real_time": 16, "interactive_high": 8,
+    "interactive_low": 2, "data_high": 16, "data": 4, "data_low": 4, "background": 2}"#;
+
 /// What a node is in the star when the user names no mode and no endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -208,6 +213,7 @@ fn local_defaults() -> Result<Config> {
         ("transport/link/rx/max_message_size", MAX_MESSAGE_BYTES.to_string()),
         ("transport/link/tx/lease", LEASE_MS.to_string()),
         // A hub that starts a moment later is found within 0.1 s instead of 1 s.
+        ("transport/link/tx/queue/size", QUEUES.to_owned()),
         ("connect/retry", CONNECT_RETRY.to_owned()),
         // One try; the loop in `open_within` repeats it and can be interrupted.
         ("connect/timeout_ms", r#"{"router": -1, "peer": -1, "client": 250}"#.to_owned()),

@@ -24,7 +24,9 @@ use super::latency::Latency;
 use super::seam::PolicyInfo;
 use super::stop::Stop;
 use crate::action::{Gate, GateConfig, Limit, Source, Verdict};
-use crate::wire::{self, Action, ActionChunkMsg, Header, Keys, Observation, Qos, Role, Time};
+use crate::wire::{
+    self, Action, ActionChunkMsg, Congestion, Header, Keys, Observation, Qos, Role, Time,
+};
 use crate::{Error, Result};
 
 /// Chunks that wait for the robot's loop; it takes them in once a tick at least.
@@ -50,6 +52,9 @@ pub struct RobotConfig {
     /// Oldest observation that an action may answer, and longest silence, in ticks; but at least
     /// two more than the rows that the policy wants executed from a chunk.
     pub max_obs_age: u64,
+    /// What happens to an observation when the link is full. `Drop` for a robot: nothing may stall
+    /// its loop. `Block` for a simulator in lockstep: nothing may be lost, and it has time.
+    pub congestion: Congestion,
     /// The task in words; may be empty.
     pub task: String,
 }
@@ -65,6 +70,7 @@ impl RobotConfig {
             limits: vec![limit; 2],
             overshoot: 0.1,
             max_obs_age: 10,
+            congestion: Congestion::Drop,
             task: "push the T onto the goal".to_owned(),
         }
     }
@@ -180,9 +186,11 @@ impl RobotLink {
             .wait()
             .map_err(bus_error("chunks"))?;
         let encoding = wire::OBSERVATION.encoding;
-        let observation =
-            Outlet::declare(session, &keys.observation(), encoding, Qos::observation(0))?;
-        let action = Outlet::declare(session, &keys.action(), wire::ACTION.encoding, Qos::ACTION)?;
+        let congested = |qos: Qos| Qos { congestion: config.congestion, ..qos };
+        let qos = congested(Qos::observation(0));
+        let observation = Outlet::declare(session, &keys.observation(), encoding, qos)?;
+        let qos = congested(Qos::ACTION);
+        let action = Outlet::declare(session, &keys.action(), wire::ACTION.encoding, qos)?;
         let alive = declare_alive(session, &keys.alive(config.role, &session.zid().to_string())?)?;
 
         // Our subscriber is declared before the question: who answers it knows where chunks go.

@@ -24,7 +24,7 @@ use zenoh::{Session, Wait};
 use super::bus::{Outlet, attachment_of, bus_error, declare_alive};
 use super::clock::wall_nanos;
 use super::stop::Stop;
-use crate::wire::{self, Keys, Qos, Role, Schema};
+use crate::wire::{self, Congestion, Keys, Qos, Role, Schema};
 use crate::{Error, Result};
 
 /// Messages that wait for the disk; beyond that they are lost and counted.
@@ -349,7 +349,8 @@ pub fn replay(
             break;
         }
         if !outlets.contains_key(&key) {
-            let qos = qos_of(schema, message.data.len());
+            // Nobody's control loop waits here, and a recording with holes is no replay.
+            let qos = Qos { congestion: Congestion::Block, ..qos_of(schema, message.data.len()) };
             let outlet = Outlet::declare(session, &key, schema.encoding, qos)?;
             outlets.insert(key.clone(), outlet);
         }

@@ -17,7 +17,7 @@ use super::bus::{JSON, Outlet};
 use super::latency::LatencySummary;
 use super::link::{Commanded, LinkLatency, RobotConfig, RobotLink};
 use super::stop::Stop;
-use crate::wire::Qos;
+use crate::wire::{Congestion, Qos};
 use crate::{Error, Result};
 
 /// Who sets the pace of the ticks.
@@ -184,9 +184,13 @@ pub fn run(
         )));
     }
     let first = PushT::reset(options.seed);
+    let congestion = match options.pace {
+        Pace::Lockstep => Congestion::Block,
+        Pace::Realtime => Congestion::Drop,
+    };
     let link = RobotLink::connect(
         session,
-        &options.robot,
+        &RobotConfig { congestion, ..options.robot.clone() },
         &to_f32(&first.agent_pos()),
         options.policy_timeout,
         stop,
