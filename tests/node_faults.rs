@@ -58,6 +58,8 @@ fn a_bad_observation_raises_one_counter_and_nothing_else() {
     let own = OBSERVATION.encoding;
     type Counter = fn(&mut NodeCounters) -> &mut u64;
     let cases: Vec<(&str, &str, Vec<u8>, Counter)> = vec![
+        // First: a run that was silent for a second may be replaced.
+        ("another run", own, observation(8, 11).encode().unwrap(), |c| &mut c.other_session),
         ("no schema", "", good.clone(), |c| &mut c.wrong_schema),
         ("a chunk's schema", ACTION_CHUNK.encoding, good.clone(), |c| &mut c.wrong_schema),
         ("truncated", own, good[..good.len() - 1].to_vec(), |c| &mut c.malformed),
@@ -65,12 +67,10 @@ fn a_bad_observation_raises_one_counter_and_nothing_else() {
         ("a state too long", own, shape(3, 16), |c| &mut c.wrong_shape),
         ("no environment", own, shape(2, 0), |c| &mut c.wrong_shape),
         ("NaN", own, poison(good, 200.0), |c| &mut c.not_finite),
-        ("another run", own, observation(8, 11).encode().unwrap(), |c| &mut c.other_session),
         ("out of order", own, observation(9, 9).encode().unwrap(), |c| &mut c.out_of_order),
         ("duplicate", own, observation(9, 10).encode().unwrap(), |c| &mut c.duplicate),
     ];
     for (name, encoding, bytes, counter) in cases {
-        // The current run stays alive, or another one would be adopted on a slow machine.
         put(&robot, OBS, encoding, bytes);
         let after = received(&node, before.received + 1);
         before.received += 1;

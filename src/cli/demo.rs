@@ -140,7 +140,7 @@ fn rollout(
     let pace = if args.realtime { "10 Hz" } else { "lockstep" };
     say(format!("sim     pusht  seeds {}..  {} episodes  {pace}", args.seed, args.episodes));
     let recorder = Recorder::start(&spoke, "pusht", &args.out.join("rollout.mcap"))?;
-    let mut pictures = Pictures::start(&args.out.join("rollout.gif"), GIF_EPISODES, traces)?;
+    let mut pictures = Pictures::new(&args.out.join("rollout.gif"), GIF_EPISODES, traces);
     let options = SimOptions {
         episodes: args.episodes,
         seed: args.seed,

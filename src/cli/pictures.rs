@@ -1,14 +1,13 @@
-//! The demo's GIF, drawn and written on a thread of its own so that no tick waits for it.
+//! The demo's GIF: what is to be seen is kept during the run and drawn after it, so that no tick waits
+//! for a picture and the latencies are those of the loop alone.
 //!
 //! A frame a step: goal, T, agent, target, the rest of the current chunk as a path, and each of its
 //! rows on the way from noise to action as a thin line. At the first step of an episode time stands
 //! still while the noise flows to the chunk. Success gets a pause.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::Receiver;
 
-use anyhow::anyhow;
 use pathline::node::{ChunkTrace, Tick};
 use pathline_sim::pusht::PushT;
 use pathline_sim::pusht::render::{Overlay, scene};
@@ -33,34 +32,16 @@ struct Shot {
 /// A GIF in the making.
 pub(crate) struct Pictures {
     path: PathBuf,
-    shots: Option<Sender<Shot>>,
+    shots: Vec<Shot>,
     traces: Receiver<ChunkTrace>,
     trace: Option<ChunkTrace>,
     episodes: u32,
-    thread: Option<JoinHandle<pathline::Result<()>>>,
 }
 
 impl Pictures {
-    /// Starts to draw the first `episodes` episodes into `path`.
-    pub(crate) fn start(
-        path: &Path,
-        episodes: u32,
-        traces: Receiver<ChunkTrace>,
-    ) -> anyhow::Result<Self> {
-        let gif = GifWriter::create(path, SIZE, SIZE, FPS)?;
-        let (sender, receiver) = channel();
-        let file = path.to_owned();
-        let thread = std::thread::Builder::new()
-            .name("pictures".to_owned())
-            .spawn(move || draw_all(&file, gif, &receiver))?;
-        Ok(Self {
-            path: path.to_owned(),
-            shots: Some(sender),
-            traces,
-            trace: None,
-            episodes,
-            thread: Some(thread),
-        })
+    /// Will draw the first `episodes` episodes into `path`.
+    pub(crate) fn new(path: &Path, episodes: u32, traces: Receiver<ChunkTrace>) -> Self {
+        Self { path: path.to_owned(), shots: Vec::new(), traces, trace: None, episodes }
     }
 
     /// Adds what happened at one step.
@@ -93,7 +74,7 @@ impl Pictures {
                     trails: grown,
                     caption: format!("seed {}  noise flows to a chunk", tick.seed),
                 };
-                self.send(tick.env, overlay, 0.0);
+                self.keep(tick.env, overlay, 0.0);
             }
         }
         let action = match tick.commanded.action.as_slice() {
@@ -101,42 +82,27 @@ impl Pictures {
             _ => None,
         };
         let pause = if tick.done { END_PAUSE } else { 0.0 };
-        self.send(tick.env, Overlay { action, chunk, trails, caption }, pause);
+        self.keep(tick.env, Overlay { action, chunk, trails, caption }, pause);
     }
 
-    fn send(&self, env: &PushT, overlay: Overlay, pause: f64) {
-        if let Some(shots) = &self.shots {
-            // A closed channel means the writer failed; `finish` says why.
-            let _ = shots.send(Shot { env: env.clone(), overlay, pause });
+    fn keep(&mut self, env: &PushT, overlay: Overlay, pause: f64) {
+        self.shots.push(Shot { env: env.clone(), overlay, pause });
+    }
+
+    /// Draws and writes everything; no file if there was nothing to see.
+    pub(crate) fn finish(self) -> pathline::Result<()> {
+        if self.shots.is_empty() {
+            return Ok(());
         }
-    }
-
-    /// Waits until everything is on disk.
-    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
-        drop(self.shots.take());
-        let died = || anyhow!("{}: the drawing thread died", self.path.display());
-        let thread = self.thread.take().ok_or_else(died)?;
-        thread.join().map_err(|_| died())??;
-        Ok(())
-    }
-}
-
-fn draw_all(path: &Path, mut gif: GifWriter, shots: &Receiver<Shot>) -> pathline::Result<()> {
-    let mut drawn = false;
-    while let Ok(shot) = shots.recv() {
-        let frame = scene(&shot.env, SIZE, &shot.overlay);
-        gif.frame(&frame.rgb)?;
-        if shot.pause > 0.0 {
-            gif.pause(shot.pause)?;
+        let mut gif = GifWriter::create(&self.path, SIZE, SIZE, FPS)?;
+        for shot in &self.shots {
+            gif.frame(&scene(&shot.env, SIZE, &shot.overlay).rgb)?;
+            if shot.pause > 0.0 {
+                gif.pause(shot.pause)?;
+            }
         }
-        drawn = true;
+        gif.finish()
     }
-    if drawn {
-        return gif.finish();
-    }
-    // Interrupted before the first step: an empty file would only puzzle.
-    drop(gif);
-    std::fs::remove_file(path).map_err(|e| pathline::Error::io(path, e))
 }
 
 /// Row i's way through the sampler's states.

@@ -109,6 +109,10 @@ impl BusConfig {
         if let Some(mode) = mode {
             set(&mut config, "mode", &json_string(mode), "-m")?;
         }
+        if self.config.is_none() && mode != Some("peer") {
+            // Half a second of waiting for scouts; there are none, and one link at most to open.
+            set(&mut config, "scouting/delay", "0", "built-in default")?;
+        }
         if self.config.is_none() || !connect.is_empty() {
             set(&mut config, "connect/endpoints", &json_list(&connect), "-e")?;
         }
