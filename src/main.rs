@@ -58,7 +58,22 @@ fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
+/// `println!` panics when the reader has gone (`pathline eval | head`); other programs just end.
+fn end_quietly_without_reader() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let broken_pipe = info
+            .payload_as_str()
+            .is_some_and(|text| text.contains("printing to stdout") && text.contains("os error 32"));
+        if broken_pipe {
+            std::process::exit(141); // 128 + SIGPIPE, as a shell reports it
+        }
+        default(info);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_quietly_without_reader();
     cli::threads::settle();
     // zenoh reports every refused connection as an error of its own; ours say what to do.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
