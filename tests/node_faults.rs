@@ -175,12 +175,12 @@ fn a_dead_policy_lets_the_robot_hold_and_a_new_one_resumes() {
 #[test]
 fn a_run_without_answers_ends_with_one_error() {
     let bus = Bus::open();
-    let _node = PolicyNode::start(&bus.hub, Box::new(Broken), ServeOptions::default()).unwrap();
+    let node = PolicyNode::start(&bus.hub, Box::new(Broken), ServeOptions::default()).unwrap();
     let options = SimOptions {
         episodes: 1,
         chunk_timeout: Duration::from_millis(20),
         policy_timeout: DEADLINE,
-        give_up_after: 3,
+        give_up_after: Duration::from_millis(100),
         ..SimOptions::default()
     };
     let mut holds = 0;
@@ -191,11 +191,11 @@ fn a_run_without_answers_ends_with_one_error() {
     })
     .unwrap_err()
     .to_string();
-    assert_eq!(holds, 2, "every tick until then was held");
-    assert!(error.contains("no valid chunk for 3 due ticks"), "{error}");
-    let status = until("three failures", || {
-        let status = _node.status();
-        (status.counters.failed >= 3).then_some(status)
+    let due = format!(" {} due ticks, the robot holds", holds + 1);
+    assert!(error.contains(&due), "every tick until then was held, {holds}: {error}");
+    let status = until("a failure for each", || {
+        let status = node.status();
+        (status.counters.failed > holds).then_some(status)
     });
     assert_eq!(status.counters.chunks, 0);
     assert!(status.last_error.unwrap().contains("broken on purpose"));

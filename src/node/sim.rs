@@ -46,8 +46,8 @@ pub struct SimOptions {
     pub chunk_timeout: Duration,
     /// Longest wait for a policy at the start.
     pub policy_timeout: Duration,
-    /// Ticks in a row without a due chunk after which the run fails.
-    pub give_up_after: u32,
+    /// Time without any chunk in time after which the run fails; until then the robot holds.
+    pub give_up_after: Duration,
 }
 
 impl Default for SimOptions {
@@ -60,7 +60,7 @@ impl Default for SimOptions {
             pace: Pace::Lockstep,
             chunk_timeout: Duration::from_secs(1),
             policy_timeout: Duration::from_secs(30),
-            give_up_after: 20,
+            give_up_after: Duration::from_secs(20),
         }
     }
 }
@@ -169,7 +169,7 @@ pub enum Event<'a> {
 /// Runs the episodes; `observer` is called on this thread.
 ///
 /// # Errors
-/// No policy; a policy that stops answering for `give_up_after` due ticks; a closed session. A run
+/// No policy; a policy that stops answering for `give_up_after`; a closed session. A run
 /// that `stop` ends is no error: the report says `interrupted`.
 pub fn run(
     session: &Session,
@@ -204,6 +204,7 @@ pub fn run(
         stop,
         clock: Clock::new(options.pace),
         missed: 0,
+        heard: Instant::now(),
         total: LinkLatency::new()?,
     };
     let started = Instant::now();
@@ -245,6 +246,8 @@ struct Runner<'a> {
     clock: Clock,
     /// Due chunks in a row that did not come.
     missed: u32,
+    /// When the last one came.
+    heard: Instant,
     total: LinkLatency,
 }
 
@@ -324,13 +327,18 @@ impl Runner<'_> {
     }
 
     fn count_missed(&mut self, in_time: bool) -> Result<()> {
-        self.missed = if in_time { 0 } else { self.missed + 1 };
-        if self.missed < self.options.give_up_after {
+        if in_time {
+            (self.missed, self.heard) = (0, Instant::now());
+            return Ok(());
+        }
+        self.missed += 1;
+        if self.heard.elapsed() < self.options.give_up_after {
             return Ok(());
         }
         Err(Error::Bus(format!(
-            "no valid chunk for {} due ticks in a row, the robot holds at {:?}; chunks that came: \
+            "no valid chunk for {:.1} s and {} due ticks, the robot holds at {:?}; chunks that came: \
              {:?}; look at the policy's status on {}",
+            self.heard.elapsed().as_secs_f64(),
             self.missed,
             self.link.gate().setpoint(),
             self.link.endings(),
