@@ -536,7 +536,7 @@ fn the_shipped_policy_is_whole_and_solves_pusht() {
         serde_json::from_str(&fs::read_to_string(dir.join("eval.json")).unwrap()).unwrap();
     let promised = card["pc_success"].as_f64().unwrap();
     let episodes = card["n_episodes"].as_u64().unwrap();
-    assert!(promised >= 95.0 && episodes >= 100, "{promised} % of {episodes}");
+    assert!(promised >= 95.0 && episodes >= 500, "{promised} % of {episodes}");
 
     let solver = policy.solver(None, None).unwrap();
     assert!(solver.steps * solver.tableau.evals() <= 4, "evaluations a chunk");
@@ -549,5 +549,5 @@ fn the_shipped_policy_is_whole_and_solves_pusht() {
     };
     let report = evaluate(&policy, &solver, &options, &mut |_, _, _| ()).unwrap();
     let solved = report.per_episode.iter().filter(|episode| episode.success).count();
-    assert!(solved >= 17, "{solved} of 20");
+    assert!(solved >= 19, "{solved} of 20");
 }
