@@ -62,9 +62,9 @@ fn run(command: Command) -> anyhow::Result<()> {
 fn end_quietly_without_reader() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        let broken_pipe = info
-            .payload_as_str()
-            .is_some_and(|text| text.contains("printing to stdout") && text.contains("os error 32"));
+        let broken_pipe = info.payload_as_str().is_some_and(|text| {
+            text.contains("printing to stdout") && text.contains("os error 32")
+        });
         if broken_pipe {
             std::process::exit(141); // 128 + SIGPIPE, as a shell reports it
         }
