@@ -42,7 +42,11 @@ const LAYERS: &[Layer] = &[
     layer("nn", &["error", "device", "flow"], CANDLE),
     layer("vae", &["error", "device", "flow", "nn"], CANDLE),
     layer("dataset", &["error"], &["parquet", "pathline_sim"]),
-    layer("policy", &["error", "device", "tensors", "flow", "solver", "nn", "vae"], CANDLE),
+    layer(
+        "policy",
+        &["error", "action", "device", "tensors", "flow", "solver", "nn", "vae"],
+        CANDLE,
+    ),
     layer("image", &["error", "device", "flow", "solver", "nn", "vae"], CANDLE),
     layer(
         "train",

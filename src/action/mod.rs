@@ -11,6 +11,7 @@ mod config;
 mod counters;
 mod gate;
 mod limit;
+mod observation;
 mod timeline;
 
 #[cfg(test)]
@@ -29,4 +30,5 @@ pub use chunk::{ActionChunk, ChunkView, Values};
 pub use config::{GateConfig, Limit};
 pub use counters::{Counters, Reason, Verdict};
 pub use gate::{Command, Gate, GateState, Source};
+pub use observation::PolicyObs;
 pub use timeline::{Executed, Executing, Plan, Timeline};

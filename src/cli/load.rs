@@ -7,7 +7,7 @@ use pathline::device;
 use pathline::flow::Noise;
 use pathline::node::testing::ServoPolicy;
 use pathline::node::{ChunkPolicy, PolicyInfo, PolicyObs};
-use pathline::policy::{Observation, Policy, Solver};
+use pathline::policy::{Policy, Solver};
 use serde::Deserialize;
 
 /// A loaded policy with the solver that the user or its configuration chose.
@@ -28,19 +28,12 @@ impl ChunkPolicy for Loaded {
         seed: u64,
         trace: Option<&mut Vec<Vec<f32>>>,
     ) -> pathline::Result<Vec<f32>> {
-        let history: Vec<Observation> = obs
-            .iter()
-            .map(|obs| Observation {
-                state: obs.state.clone(),
-                environment_state: obs.environment_state.clone(),
-            })
-            .collect();
         let noise = Noise::new(seed).normal(0, 0, self.policy.chunk_len());
         let chunks = match trace {
-            None => self.policy.infer(&[&history], noise, &self.solver)?,
+            None => self.policy.infer(&[obs], noise, &self.solver)?,
             Some(states) => {
                 let mut record = |_t: f64, x: &[f32]| states.push(x.to_vec());
-                self.policy.infer_traced(&[&history], noise, &self.solver, &mut record)?
+                self.policy.infer_traced(&[obs], noise, &self.solver, &mut record)?
             }
         };
         Ok(chunks.actions)

@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::action::PolicyObs;
 use crate::{Error, Result};
 
 /// Most rows in a chunk, as on the wire.
@@ -15,15 +16,6 @@ const MAX_HORIZON: usize = 1024;
 const MAX_DIM: usize = 256;
 /// Longest history that the node keeps.
 const MAX_OBS_STEPS: usize = 64;
-
-/// One observation as a policy sees it: raw units, LeRobot's order of features.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct PolicyObs {
-    /// `observation.state`, `state_dim` values.
-    pub state: Vec<f32>,
-    /// `observation.environment_state`, `environment_state_dim` values.
-    pub environment_state: Vec<f32>,
-}
 
 /// What a policy is, for `policy/info` and for the checks at the door.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 
+pub use crate::action::PolicyObs as Observation;
 use crate::nn::mlp::FlowMlp;
 use crate::nn::unet1d::UNet1d;
 use crate::solver::{self, Tableau};
@@ -30,15 +31,6 @@ use weights::Weights;
 pub const WEIGHTS: &str = "model.safetensors";
 /// File name of the configuration.
 pub const CONFIG: &str = "config.json";
-
-/// One observation in raw units.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Observation {
-    /// `observation.state`.
-    pub state: Vec<f32>,
-    /// `observation.environment_state`; empty if the policy has none.
-    pub environment_state: Vec<f32>,
-}
 
 /// How to integrate: the checkpoint's choice unless the user names another.
 #[derive(Clone, Debug)]
