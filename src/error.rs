@@ -41,6 +41,67 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A time grid that no sampler can walk: empty, not finite, or not in one direction.
+    #[error("time grid: expected {expected}, got {got}")]
+    Grid {
+        /// What a grid must be here.
+        expected: String,
+        /// The grid, or the points of it that are wrong.
+        got: String,
+    },
+    /// A time outside the path.
+    #[error("time: expected a time of the path, from {from} to {to}, got {got}")]
+    Time {
+        /// The time.
+        got: f64,
+        /// The earlier end of the path.
+        from: f64,
+        /// The later end of the path.
+        to: f64,
+    },
+    /// A number that is outside its range.
+    #[error("{what}: expected {expected}, got {got}")]
+    Range {
+        /// Name of the number.
+        what: String,
+        /// Its range, in words.
+        expected: String,
+        /// The number.
+        got: f64,
+    },
+    /// Tensors whose shapes do not fit each other.
+    #[error("{what}: expected shape {expected}, got {got}")]
+    Shape {
+        /// Name of the tensor.
+        what: String,
+        /// What fits.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+    /// A name that stands for nothing.
+    #[error("{what}: expected one of {expected}, got {got:?}")]
+    Unknown {
+        /// What the name is of: a schedule, a solver.
+        what: String,
+        /// The known names.
+        expected: String,
+        /// The name.
+        got: String,
+    },
+    /// The network returned a number that is not finite.
+    #[error(
+        "sampling: expected finite numbers from the network, got {got} at step {step}, t = {t}; \
+         check the input and the checkpoint for values that are not finite"
+    )]
+    NotFinite {
+        /// The sum of the tensor: NaN or an infinity.
+        got: f64,
+        /// Index of the step, from 0.
+        step: usize,
+        /// The path's own time of the evaluation.
+        t: f64,
+    },
     /// An argument that no computation can be done with.
     #[error("{0}")]
     Invalid(String),
@@ -62,6 +123,24 @@ impl Error {
     /// A configuration error that names its file.
     pub fn config(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self::Config { path: path.into(), message: message.into() }
+    }
+
+    /// A number outside its range.
+    pub fn range(what: impl Into<String>, expected: impl Into<String>, got: f64) -> Self {
+        Self::Range { what: what.into(), expected: expected.into(), got }
+    }
+
+    /// A tensor of a shape that does not fit.
+    pub fn shape(
+        what: impl Into<String>,
+        expected: impl std::fmt::Debug,
+        got: impl std::fmt::Debug,
+    ) -> Self {
+        Self::Shape {
+            what: what.into(),
+            expected: format!("{expected:?}"),
+            got: format!("{got:?}"),
+        }
     }
 
     /// A checkpoint error that names the tensor.

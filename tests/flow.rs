@@ -4,7 +4,7 @@
 #![cfg(feature = "nn")]
 
 use candle_core::{DType, Device, Tensor};
-use pathline::flow::{Estimate, Noise, Path, TimeLaw, cfm, mse};
+use pathline::flow::{Estimate, Noise, Path, Target, TimeLaw, cfm, mse};
 
 const PATHS: [Path; 2] = [Path::Straight, Path::StraightReversed];
 
@@ -32,7 +32,7 @@ fn a_batch_is_on_its_paths_and_gives_back_its_ends() {
                 assert!((x_t - (coef.alpha * d[j] + coef.sigma * n[j])).abs() < 1e-6);
                 assert!((v - (coef.d_alpha * d[j] + coef.d_sigma * n[j])).abs() < 1e-6);
             }
-            let back = Estimate::from_velocity(&coef, &x_t, &v).unwrap();
+            let back = Estimate::from_output(Target::Velocity, &coef, &x_t, &v).unwrap();
             for (got, want) in values(&back.data).into_iter().zip(&d) {
                 assert!((got - want).abs() < 1e-6, "{path:?} {t}");
             }

@@ -32,7 +32,7 @@ fn density(mixture: &[(f64, f64, f64)], x: f64) -> f64 {
     mixture.iter().map(part).sum::<f64>() / std::f64::consts::TAU.sqrt()
 }
 
-fn velocity(path: Path, mixture: &[(f64, f64, f64)], x: f64, t: f64) -> f64 {
+fn velocity(path: &Path, mixture: &[(f64, f64, f64)], x: f64, t: f64) -> f64 {
     let c = path.at(t);
     let (mut sum, mut flow) = (0.0, 0.0);
     for &(weight, mean, std) in mixture {
@@ -49,7 +49,7 @@ fn velocity(path: Path, mixture: &[(f64, f64, f64)], x: f64, t: f64) -> f64 {
 
 /// Carries `x` from the noise end of a path to its data end.
 fn sample(
-    path: Path,
+    path: &Path,
     mixture: &[(f64, f64, f64)],
     tableau: &Tableau,
     steps: usize,
@@ -66,7 +66,7 @@ fn largest_gap(a: &Tensor, b: &Tensor) -> f64 {
 }
 
 /// The order seen on the mixture, whose flow map the next-but-one test checks against quantiles.
-fn observed_order(path: Path, tableau: &Tableau) -> f64 {
+fn observed_order(path: &Path, tableau: &Tableau) -> f64 {
     let noise = row(&[-1.3, 0.2, 0.9, 2.1]);
     let exact = sample(path, &MIXTURE, &tableau::RK4, 4096, &noise);
     let error = |steps| largest_gap(&sample(path, &MIXTURE, tableau, steps, &noise), &exact);
@@ -77,16 +77,16 @@ fn observed_order(path: Path, tableau: &Tableau) -> f64 {
 fn methods_converge_with_their_order() {
     for tableau in tableau::ALL {
         for path in [Path::Straight, Path::StraightReversed] {
-            let order = observed_order(path, tableau);
+            let order = observed_order(&path, tableau);
             println!("{} on {path:?}: order {order:.3}", tableau.name);
             assert!((order - f64::from(tableau.order)).abs() < 0.1, "{}: {order}", tableau.name);
         }
     }
     // Broken twins: weights that do not balance the stages, and stages at the wrong times.
     let unbalanced = Tableau { b: &[0.25, 0.25, 0.25, 0.25], ..tableau::RK4 };
-    assert!(observed_order(Path::Straight, &unbalanced) < 2.5);
+    assert!(observed_order(&Path::Straight, &unbalanced) < 2.5);
     let late = Tableau { c: &[0.0, 0.0], ..tableau::HEUN };
-    assert!(observed_order(Path::Straight, &late) < 1.5);
+    assert!(observed_order(&Path::Straight, &late) < 1.5);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_linear_system_with_rotation_converges_with_the_order_too() {
 fn the_flow_carries_the_normal_distribution_to_the_data() {
     // In one dimension the flow keeps the order of particles, so it maps quantiles to quantiles.
     let noise = row(&[-2.0, -0.8, 0.0, 0.45, 1.7]);
-    let data = sample(Path::Straight, &MIXTURE, &tableau::RK4, 512, &noise);
+    let data = sample(&Path::Straight, &MIXTURE, &tableau::RK4, 512, &noise);
     let below = |mixture: &[(f64, f64, f64)], x: f64| {
         // Simpson's rule from far below.
         let (from, n) = (-12.0, 20_000u32);
@@ -134,17 +134,17 @@ fn both_time_conventions_give_the_same_samples() {
     let noise = row(&[-2.2, -0.7, 0.1, 0.6, 1.9]);
     for tableau in tableau::ALL {
         for steps in [1, 3, 10, 50] {
-            let inside = sample(Path::Straight, &MIXTURE, tableau, steps, &noise);
-            let reversed = sample(Path::StraightReversed, &MIXTURE, tableau, steps, &noise);
+            let inside = sample(&Path::Straight, &MIXTURE, tableau, steps, &noise);
+            let reversed = sample(&Path::StraightReversed, &MIXTURE, tableau, steps, &noise);
             let gap = largest_gap(&inside, &reversed);
             assert!(gap <= 1e-12, "{} with {steps} steps: {gap}", tableau.name);
         }
     }
     // The broken twin: the sign flipped in place, the time forgotten.
     let grid = grid::uniform(0.0, 1.0, 50).unwrap();
-    let mut flipped = |x: &Tensor, t: f64| map(x, |x| -velocity(Path::Straight, &MIXTURE, x, t));
+    let mut flipped = |x: &Tensor, t: f64| map(x, |x| -velocity(&Path::Straight, &MIXTURE, x, t));
     let wrong = integrate(&mut flipped, noise.clone(), &grid, &tableau::EULER).unwrap().x;
-    let right = sample(Path::Straight, &MIXTURE, &tableau::EULER, 50, &noise);
+    let right = sample(&Path::Straight, &MIXTURE, &tableau::EULER, 50, &noise);
     assert!(largest_gap(&wrong, &right) > 0.1);
 }
 

@@ -5,7 +5,10 @@
 //! maps (sample, draw) to a stream's own key, and Philox under that key numbers the stream's blocks.
 //! Streams of different kinds (normals, uniforms, …) under one (sample, draw) are independent.
 
+use candle_core::Tensor;
+
 use super::{philox, quantile};
+use crate::Result;
 
 /// Noise under one seed. Copying it is free and shares nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,21 @@ impl Noise {
                 *out = quantile::normal(p) as f32;
             }
         }
+    }
+
+    /// Standard normals of the shape, dtype and device of `like` `[b, ..]`: row i is draw number
+    /// `draw` of sample `first_sample + i`, so a row is the same in every batch.
+    ///
+    /// # Errors
+    /// When the tensor cannot be made.
+    pub fn normal_like(&self, first_sample: u64, draw: u64, like: &Tensor) -> Result<Tensor> {
+        let rows = like.dims().first().copied().unwrap_or(1).max(1);
+        let mut out = vec![0.0; like.elem_count()];
+        for (i, row) in out.chunks_mut((like.elem_count() / rows).max(1)).enumerate() {
+            self.normal_into(first_sample + i as u64, draw, row);
+        }
+        let out = Tensor::from_vec(out, like.dims(), like.device())?;
+        Ok(out.to_dtype(like.dtype())?)
     }
 
     /// One number from [0, 1), a multiple of 2⁻⁵³.

@@ -1,5 +1,6 @@
 //! Time grids: the points between which the integrator steps, f64, first to last.
 
+use crate::flow::Path;
 use crate::{Error, Result};
 
 /// `steps` equal steps from `from` to `to`, both ends exact: `steps + 1` times.
@@ -21,10 +22,9 @@ pub fn uniform(from: f64, to: f64, steps: usize) -> Result<Vec<f64>> {
 /// # Errors
 /// When it does not; the message names the first offending point.
 pub fn validate(grid: &[f64]) -> Result<()> {
-    let wrong = |what: String| {
-        Err(Error::Invalid(format!(
-            "time grid: expected at least two finite times in one direction, got {what}"
-        )))
+    let wrong = |got: String| {
+        let expected = "at least two finite times in one direction".into();
+        Err(Error::Grid { expected, got })
     };
     let (&[first, .., last], true) = (grid, grid.iter().all(|t| t.is_finite())) else {
         return wrong(format!("{grid:?}; give at least one step"));
@@ -34,6 +34,15 @@ pub fn validate(grid: &[f64]) -> Result<()> {
         Some(i) => wrong(format!("{} then {} at step {i}", grid[i], grid[i + 1])),
         None => Ok(()),
     }
+}
+
+/// [`validate`], and every time is a time of `path`.
+///
+/// # Errors
+/// When it is not a grid, or a time is outside the path.
+pub fn validate_on(grid: &[f64], path: &Path) -> Result<()> {
+    validate(grid)?;
+    grid.iter().try_for_each(|t| path.check(*t))
 }
 
 #[cfg(test)]

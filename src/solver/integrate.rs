@@ -3,27 +3,12 @@
 //! The field may have state (a cache, a counter), so it is `FnMut`. Times are f64; tensors keep the
 //! dtype they came with, so the same code runs in f64 for the tests of order.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::grid;
+use super::solution::{Field, Observer, Solution, check_finite};
 use super::tableau::Tableau;
-use crate::{Error, Result};
-
-/// The velocity field `v(x, t)`: a tensor of the shape of x.
-pub type Field<'a> = dyn FnMut(&Tensor, f64) -> Result<Tensor> + 'a;
-
-/// Called at every grid point with its index, its time and the state there: first with the initial
-/// state at index 0, last with the result.
-pub type Observer<'a> = dyn FnMut(usize, f64, &Tensor) -> Result<()> + 'a;
-
-/// The state at the end of the grid.
-#[derive(Clone, Debug)]
-pub struct Solution {
-    /// Final state, shape of the initial one.
-    pub x: Tensor,
-    /// Evaluations of the field.
-    pub nfe: usize,
-}
+use crate::Result;
 
 /// Carries `x` along `field` from the first to the last time of `grid`.
 ///
@@ -69,7 +54,7 @@ pub fn integrate_observed(
         x = advance(&x, to - from, tableau.b, &stages)?;
         on_step(step + 1, to, &x)?;
     }
-    Ok(Solution { x, nfe })
+    Ok(Solution { x, nfe, accepted: grid.len() - 1, rejected: 0 })
 }
 
 /// `x + h·Σ w_i·k_i`.
@@ -81,20 +66,4 @@ fn advance(x: &Tensor, h: f64, weights: &[f64], stages: &[Tensor]) -> Result<Ten
         }
     }
     Ok(out)
-}
-
-/// One sum shows a NaN or an infinity anywhere in the tensor.
-fn check_finite(velocity: &Tensor, step: usize, t: f64) -> Result<()> {
-    let wide = match velocity.dtype() {
-        DType::F64 => velocity.clone(),
-        _ => velocity.to_dtype(DType::F32)?,
-    };
-    let sum = wide.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-    if sum.is_finite() {
-        return Ok(());
-    }
-    Err(Error::Invalid(format!(
-        "integration: expected finite velocities, got a sum of {sum} at step {step}, t = {t}; \
-         check the observation and the checkpoint for values that are not finite"
-    )))
 }

@@ -5,7 +5,9 @@
 
 pub mod grid;
 pub mod integrate;
+pub mod solution;
 pub mod tableau;
 
-pub use integrate::{Solution, integrate, integrate_observed};
+pub use integrate::{integrate, integrate_observed};
+pub use solution::{Draw, Field, Observer, Solution};
 pub use tableau::Tableau;
