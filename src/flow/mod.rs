@@ -12,6 +12,7 @@
 //! Sources: Lipman et al. 2023 (flow matching), Liu et al. 2023 (rectified flow), Albergo and
 //! Vanden-Eijnden 2023 (interpolants).
 
+pub mod clip;
 pub mod denoiser;
 pub mod noise;
 pub mod objective;
