@@ -13,6 +13,7 @@
 //! Vanden-Eijnden 2023 (interpolants).
 
 pub mod denoiser;
+pub mod mixture;
 pub mod noise;
 pub mod objective;
 pub mod path;
@@ -23,6 +24,7 @@ pub mod target;
 pub mod time_law;
 
 pub use denoiser::Denoiser;
+pub use mixture::GaussianMixture;
 pub use noise::Noise;
 pub use objective::{CfmBatch, cfm, mse};
 pub use path::{Coef, Path};
