@@ -48,7 +48,10 @@ impl GaussianMixture {
         if let Some(mean) = means.iter().find(|mean| mean.len() != d || d == 0) {
             return wrong("means", &[k, mean.len()]);
         }
-        if k == 0 || weights.len() != k || deviations.len() != k {
+        if k == 0 {
+            return wrong("means", &[0, 0]);
+        }
+        if weights.len() != k || deviations.len() != k {
             return wrong("weights and deviations", &[weights.len(), deviations.len()]);
         }
         let check = |what: &str, expected: &str, bad: Option<&f64>| match bad {
@@ -181,8 +184,8 @@ impl GaussianMixture {
         let coef = path.at(t);
         if !(coef.d_alpha.is_finite() && coef.d_sigma.is_finite()) {
             return Err(Error::Invalid(format!(
-                "mixture: expected a time where the velocity is finite, got t = {t} of {path:?} \
-                 with {coef:?}; stop a little before the end"
+                "mixture: expected a time where the velocity is finite, got t = {t} with \
+                 {coef:?}; stop a little before the end"
             )));
         }
         estimate.velocity(&coef)
@@ -226,10 +229,7 @@ impl GaussianMixture {
     }
 
     fn means_like(&self, like: &Tensor) -> Result<Tensor> {
-        let means = self.means.concat();
-        let means =
-            Tensor::from_vec(means, (1, self.components(), self.dimension()), like.device())?;
-        Ok(means.to_dtype(like.dtype())?)
+        on_device(self.means.concat(), (1, self.components(), self.dimension()), like)
     }
 
     fn marginal(&self, path: &Path, x: &Tensor, t: f64) -> Result<Marginal> {
@@ -271,8 +271,14 @@ struct Marginal {
 /// One number a component, `[1, k, 1]`.
 fn column(values: impl Iterator<Item = f64>, like: &Tensor) -> Result<Tensor> {
     let values: Vec<f64> = values.collect();
-    let shape = (1, values.len(), 1);
-    Ok(Tensor::from_vec(values, shape, like.device())?.to_dtype(like.dtype())?)
+    let k = values.len();
+    on_device(values, (1, k, 1), like)
+}
+
+/// Rounded on the host: not every device has f64.
+fn on_device(values: Vec<f64>, shape: (usize, usize, usize), like: &Tensor) -> Result<Tensor> {
+    let host = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(like.dtype())?;
+    Ok(host.to_device(like.device())?)
 }
 
 /// `ln Σ exp` over the components, `[b, 1]`. The largest is a constant to the gradient: it cancels.
