@@ -13,6 +13,7 @@
 //! Vanden-Eijnden 2023 (interpolants).
 
 pub mod denoiser;
+pub mod guidance;
 pub mod mixture;
 pub mod noise;
 pub mod objective;
@@ -24,6 +25,7 @@ pub mod target;
 pub mod time_law;
 
 pub use denoiser::Denoiser;
+pub use guidance::{Guidance, guided};
 pub use mixture::GaussianMixture;
 pub use noise::Noise;
 pub use objective::{CfmBatch, cfm, mse};
