@@ -14,6 +14,7 @@
 
 pub mod denoiser;
 pub mod guidance;
+pub mod known;
 pub mod mixture;
 pub mod noise;
 pub mod objective;
@@ -26,6 +27,7 @@ pub mod time_law;
 
 pub use denoiser::Denoiser;
 pub use guidance::{Guidance, guided};
+pub use known::Known;
 pub use mixture::GaussianMixture;
 pub use noise::Noise;
 pub use objective::{CfmBatch, cfm, mse};
