@@ -14,6 +14,9 @@
 
 pub mod clip;
 pub mod denoiser;
+pub mod guidance;
+pub mod known;
+pub mod mixture;
 pub mod noise;
 pub mod objective;
 pub mod path;
@@ -24,6 +27,9 @@ pub mod target;
 pub mod time_law;
 
 pub use denoiser::Denoiser;
+pub use guidance::{Guidance, guided};
+pub use known::Known;
+pub use mixture::GaussianMixture;
 pub use noise::Noise;
 pub use objective::{CfmBatch, cfm, mse};
 pub use path::{Coef, Path};

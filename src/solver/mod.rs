@@ -9,6 +9,7 @@ pub mod adaptive;
 mod combine;
 pub mod grid;
 pub mod integrate;
+pub mod likelihood;
 pub mod multistep;
 pub mod sampler;
 pub mod sde;
@@ -19,6 +20,7 @@ pub mod transfer;
 
 pub use adaptive::{Adaptive, adaptive};
 pub use integrate::{integrate, integrate_observed};
+pub use likelihood::{Divergence, Likelihood, log_likelihood};
 pub use multistep::multistep2;
 pub use sampler::Sampler;
 pub use sde::{Diffusion, euler_maruyama};
