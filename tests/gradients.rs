@@ -345,10 +345,10 @@ fn every_layer() {
     assert!(faults.iter().all(|fault| fault.starts_with("to_k.bias")), "{faults:#?}");
 }
 
-/// candle's upsampling forgets what else its input is used for, its GELU has constants of six digits.
+/// candle's upsampling overwrites what else its input is used for, in one order of two.
 #[test]
-fn candles_upsampling_and_gelu_are_caught() {
-    let twins: [(&str, Layer); 4] = [
+fn candles_upsampling_is_caught() {
+    let twins: [(&str, Layer); 2] = [
         (
             "upsampling",
             Box::new(|x| {
@@ -365,8 +365,6 @@ fn candles_upsampling_and_gelu_are_caught() {
                 Ok((nearest_2x(&x[0].sqr()?)? + up(&x[0])?)?)
             }),
         ),
-        ("gelu", Box::new(|x| Ok(x[0].gelu()?))),
-        ("gelu_erf", Box::new(|x| Ok(x[0].gelu_erf()?))),
     ];
     let mut caught = Vec::new();
     for (name, twin) in twins {
@@ -378,8 +376,38 @@ fn candles_upsampling_and_gelu_are_caught() {
             caught.push(name);
         }
     }
-    caught.dedup();
-    assert_eq!(caught, ["upsampling", "gelu", "gelu_erf"]);
+    assert!(!caught.is_empty(), "candle's upsample_nearest2d is repaired");
+}
+
+#[test]
+fn gelu_and_its_gradient_are_right_to_the_last_digits() {
+    let points = [-30.0, -5.0, -1.0, -0.3, 0.0, 0.5, 1.0, 2.0, 6.0, 30.0];
+    let x = Var::new(&points, &Device::Cpu).unwrap();
+    let slopes = |y: &Tensor| {
+        let grads = y.sum_all().unwrap().backward().unwrap();
+        values(grads.get(&x).unwrap())
+    };
+    // The slope from a difference of fourth order: exact to 1e-11.
+    let h = 1e-3;
+    let at = |f: &dyn Fn(&Tensor) -> candle_core::Result<Tensor>, d: f64| {
+        values(&f(&x.as_tensor().affine(1.0, d).unwrap()).unwrap())
+    };
+    let error = |f: &dyn Fn(&Tensor) -> candle_core::Result<Tensor>| {
+        let (a, b, c, d) = (at(f, -2.0 * h), at(f, -h), at(f, h), at(f, 2.0 * h));
+        let slopes = slopes(&f(&x).unwrap()).into_iter().enumerate();
+        slopes.fold(0f64, |m, (i, slope)| {
+            let quotient = (8.0 * (c[i] - b[i]) - (d[i] - a[i])) / (12.0 * h);
+            m.max((slope - quotient).abs())
+        })
+    };
+    for (own, twin) in [
+        (error(&gelu), error(&|x: &Tensor| x.gelu_erf())),
+        (error(&gelu_tanh), error(&|x: &Tensor| x.gelu())),
+    ] {
+        println!("gelu: {own:.1e}, candle's {twin:.1e}");
+        assert!(own < 1e-10, "{own}");
+        assert!(twin > 1e-8, "candle's constants are repaired: {twin}");
+    }
 }
 
 /// A network whose parameters all matter to its output: a linear layer, weights over its outputs,

