@@ -80,7 +80,7 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
     if args.json {
         let summary = serde_json::json!({
             "out": args.out, "shape": shape, "nfe": chunks.nfe,
-            "solver": solver.tableau.name, "steps": solver.steps,
+            "solver": solver.name, "steps": solver.steps,
         });
         println!("{summary}");
     } else {
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
             args.out.display(),
             shape,
             solver.steps,
-            solver.tableau.name,
+            solver.name,
             chunks.nfe
         );
     }

@@ -146,6 +146,28 @@ impl Sampler {
         }
     }
 
+    /// Evaluations of the network over `steps` steps; none where the method decides on its way.
+    pub fn evaluations(&self, steps: usize) -> Option<usize> {
+        match self {
+            Self::RungeKutta { tableau, euler_at_final: true } if steps > 0 => {
+                Some((steps - 1) * tableau.evals() + 1)
+            }
+            Self::RungeKutta { tableau, .. } => Some(steps * tableau.evals()),
+            Self::Adaptive(_) => None,
+            _ => Some(steps),
+        }
+    }
+
+    /// Whether steps need fresh noise.
+    pub fn is_stochastic(&self) -> bool {
+        match self {
+            Self::Transfer { noising } => *noising != Noising::Eta(0.0),
+            Self::Multistep2 { eta } => *eta > 0.0,
+            Self::EulerMaruyama { .. } => true,
+            Self::RungeKutta { .. } | Self::Adaptive(_) => false,
+        }
+    }
+
     /// Carries `x` over the times of `grid`, which are times of `path`.
     ///
     /// `draw` gives the noise of stochastic samplers; `observer` sees every grid point, first the
@@ -228,6 +250,9 @@ mod tests {
         for name in Sampler::NAMES {
             let sampler = Sampler::by_name(name).unwrap();
             sampler.validate().unwrap();
+            let ode = ["ddim", "euler", "flow_match_euler", "dpmpp_1", "dpmpp_2m", "heun"];
+            let ode = ode.contains(&name) || ["midpoint", "rk4", "dopri5"].contains(&name);
+            assert_eq!(sampler.is_stochastic(), !ode, "{name}");
             let text = serde_json::to_string(&sampler).unwrap();
             assert_eq!(serde_json::from_str::<Sampler>(&text).unwrap(), sampler, "{text}");
         }
@@ -249,5 +274,8 @@ mod tests {
         let error = Sampler::by_name("plms").unwrap_err().to_string();
         assert!(error.contains("dpmpp_2m_sde") && error.contains("\"plms\""), "{error}");
         assert!(Sampler::Multistep2 { eta: 1.5 }.validate().is_err());
+        assert_eq!(heun.evaluations(4), Some(7));
+        assert_eq!(Sampler::by_name("rk4").unwrap().evaluations(4), Some(16));
+        assert_eq!(Sampler::by_name("dopri5").unwrap().evaluations(4), None);
     }
 }
