@@ -14,22 +14,26 @@
 
 pub mod denoiser;
 pub mod guidance;
+pub mod known;
 pub mod mixture;
 pub mod noise;
 pub mod objective;
 pub mod path;
 mod philox;
 mod quantile;
+pub mod prefix;
 pub mod schedule;
 pub mod target;
 pub mod time_law;
 
 pub use denoiser::Denoiser;
 pub use guidance::{Guidance, guided};
+pub use known::Known;
 pub use mixture::GaussianMixture;
 pub use noise::Noise;
 pub use objective::{CfmBatch, cfm, mse};
 pub use path::{Coef, Path};
+pub use prefix::Prefix;
 pub use schedule::Discrete;
 pub use target::{Estimate, Target};
 pub use time_law::TimeLaw;
