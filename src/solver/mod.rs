@@ -5,9 +5,12 @@
 
 pub mod grid;
 pub mod integrate;
+mod jacobian;
+pub mod likelihood;
 pub mod solution;
 pub mod tableau;
 
 pub use integrate::{integrate, integrate_observed};
+pub use likelihood::{Divergence, Likelihood, log_likelihood};
 pub use solution::{Draw, Field, Observer, Solution};
 pub use tableau::Tableau;
