@@ -6,9 +6,11 @@
 use candle_core::{DType, Device, Tensor};
 use pathline::Error;
 use pathline::flow::denoiser::{denoiser, velocity};
-use pathline::flow::known::{Derivative, Hold, Mode, Prefix, Times, guidance_weight};
+use pathline::flow::known::{Derivative, Hold, Mode, Times, guidance_weight};
 use pathline::flow::schedule::DiscreteConfig;
-use pathline::flow::{Coef, Discrete, Estimate, GaussianMixture, Known, Noise, Path, Target};
+use pathline::flow::{
+    Coef, Discrete, Estimate, GaussianMixture, Known, Noise, Path, Prefix, Target,
+};
 use pathline::solver::{grid, integrate, tableau};
 
 fn tensor(values: Vec<f64>, shape: &[usize]) -> Tensor {

@@ -71,7 +71,7 @@ fn the_exact_divergence_gives_the_density_of_the_mixture() {
             got.disagreement, got.nfe
         );
         assert!(mean < 1e-3, "{path:?}: {mean}");
-        assert_eq!(got.nfe, 4 * (grid.len() - 1) * 3 / 2);
+        assert_eq!(got.nfe, 3 + 4 * (grid.len() - 1) * 3 / 2);
         assert_eq!(got.noise.dims(), data.dims());
         // The broken twin: the divergence with the wrong sign.
         let sigma = path.at(path.ends().0).sigma;
@@ -211,4 +211,29 @@ fn what_would_mean_nothing_is_refused_with_a_reason() {
     assert!(matches!(error, Error::NotFinite { step: 0, .. }), "{error}");
     let empty = Tensor::zeros((0, 2), DType::F64, &Device::Cpu).unwrap();
     assert!(matches!(of(&mixture, &path, &empty, &grid, &exact()), Err(Error::Shape { .. })));
+}
+
+#[test]
+fn a_field_that_drops_a_part_of_its_gradient_is_refused() {
+    // Attention-like: candle-nn's fused softmax has no backward pass and says nothing.
+    let (path, n) = (Path::Straight, 8);
+    let grid = grid::uniform(0.0, 1.0, 64).unwrap();
+    for dtype in [DType::F64, DType::F32] {
+        let z = Noise::new(6).normal(0, 0, n * 4);
+        let x = Tensor::from_vec(z, (n, 4), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        let attend = |x: &Tensor, share: Tensor| -> pathline::Result<Tensor> {
+            Ok(((share * 2.0)? + x.affine(-0.5, 0.0)?)?)
+        };
+        let mut own = |x: &Tensor, _: f64| {
+            let powers = x.exp()?;
+            attend(x, powers.broadcast_div(&powers.sum_keepdim(1)?)?)
+        };
+        let right = log_likelihood(&path, &mut own, &x, &grid, &exact()).unwrap();
+        assert!(right.log_density.iter().all(|log| log.is_finite()));
+        let mut fused = |x: &Tensor, _: f64| attend(x, candle_nn::ops::softmax_last_dim(x)?);
+        let error = log_likelihood(&path, &mut fused, &x, &grid, &exact()).unwrap_err();
+        println!("{dtype:?}: {error}");
+        assert!(matches!(error, Error::Range { .. }), "{error}");
+        assert!(error.to_string().contains("differentiable layers"), "{error}");
+    }
 }

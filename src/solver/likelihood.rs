@@ -17,12 +17,14 @@
 //!
 //! Few steps give numbers that mean nothing (−9.9 bits a dimension with 8 Euler steps where the
 //! truth is 3.12), so such a request is refused: below [`MIN_EVALUATIONS`], and where the grid and
-//! every second point of it disagree.
+//! every second point of it disagree. So is a field whose gradient is not that of its values
+//! (layers without a backward pass drop a part of it, silently): checked once by a difference.
 
 use candle_core::{D, DType, Device, Tensor, Var};
 
 use super::grid;
 use super::integrate::integrate;
+use super::jacobian::{check_gradient, signs, vjp};
 use super::solution::Field;
 use super::tableau::Tableau;
 use crate::flow::{Noise, Path};
@@ -76,7 +78,7 @@ pub struct Likelihood {
     pub noise: Tensor,
     /// Numbers in a row.
     pub dimensions: usize,
-    /// Evaluations of the field, those of the check included. Each has its backward passes on top.
+    /// Evaluations of the field, those of the checks included. Each has its backward passes on top.
     pub nfe: usize,
     /// Largest disagreement with every second point of the grid, in bits a dimension.
     pub disagreement: f64,
@@ -119,8 +121,16 @@ pub fn log_likelihood(
         return Err(Error::shape("likelihood: data", "[b, ..] with a number in it", x.dims()));
     }
     check(path, grid, dimensions, settings)?;
+    let mut field = |x: &Tensor, t: f64| {
+        let velocity = field(x, t)?;
+        if velocity.dims() != x.dims() {
+            return Err(Error::shape("likelihood: velocity", x.dims(), velocity.dims()));
+        }
+        Ok(velocity)
+    };
+    let tried = check_gradient(&mut field, x, grid[grid.len() / 2])?;
     let probes = probes(x, settings.divergence)?;
-    let mut solve = |grid: &[f64]| solve(path, field, x, grid, settings.tableau, &probes);
+    let mut solve = |grid: &[f64]| solve(path, &mut field, x, grid, settings.tableau, &probes);
     let (log_density, noise, fine) = solve(grid)?;
     let every_second: Vec<f64> = grid.iter().copied().step_by(2).collect();
     let (other, _, coarse) = solve(&every_second)?;
@@ -135,7 +145,7 @@ pub fn log_likelihood(
             disagreement,
         ));
     }
-    Ok(Likelihood { log_density, noise, dimensions, nfe: fine + coarse, disagreement })
+    Ok(Likelihood { log_density, noise, dimensions, nfe: tried + fine + coarse, disagreement })
 }
 
 /// The larger, and a NaN once there is one.
@@ -200,11 +210,8 @@ fn probes(x: &Tensor, divergence: Divergence) -> Result<Probes> {
         }
         Divergence::Hutchinson { probes, noise } => {
             let flat = x.reshape((rows, dimensions))?;
-            let signs = |probe: usize| -> Result<Tensor> {
-                let normal = noise.normal_like(0, probe as u64, &flat)?;
-                Ok(normal.ge(0.0)?.to_dtype(x.dtype())?.affine(2.0, -1.0)?)
-            };
-            let vectors = (0..probes).map(signs).collect::<Result<_>>()?;
+            let of = |probe: usize| signs(&flat, &noise, probe as u64);
+            let vectors = (0..probes).map(of).collect::<Result<_>>()?;
             Ok(Probes { vectors, share: 1.0 / probes as f64 })
         }
     }
@@ -231,11 +238,7 @@ fn solve(
     let mut augmented = |state: &Tensor, t: f64| -> Result<Tensor> {
         let x = state.narrow(1, 0, dimensions)?.reshape(x.dims())?;
         let x = Var::from_tensor(&x.contiguous()?)?;
-        let velocity = field(&x, t)?;
-        if velocity.dims() != x.dims() {
-            return Err(Error::shape("likelihood: velocity", x.dims(), velocity.dims()));
-        }
-        let velocity = velocity.reshape((rows, dimensions))?;
+        let velocity = field(&x, t)?.reshape((rows, dimensions))?;
         let divergence = divergence(&velocity, &x, probes)?;
         Ok(Tensor::cat(&[&velocity.detach(), &divergence], 1)?)
     };
@@ -257,16 +260,9 @@ fn solve(
 fn divergence(velocity: &Tensor, x: &Var, probes: &Probes) -> Result<Tensor> {
     let mut sum = velocity.narrow(1, 0, 1)?.zeros_like()?;
     for probe in &probes.vectors {
-        let grads = (velocity * probe)?.sum_all()?.backward()?;
-        let Some(product) = grads.get(x) else {
-            return Err(Error::Invalid(
-                "likelihood: expected a field with a gradient in its input, got none; use \
-                 differentiable layers, and do not detach"
-                    .into(),
-            ));
-        };
+        let product = vjp(velocity, x, probe)?;
         let product = (product.reshape(probe.dims())? * probe)?.sum_keepdim(1)?;
-        sum = (sum + product.detach())?;
+        sum = (sum + product)?;
     }
     Ok(sum.affine(probes.share, 0.0)?)
 }

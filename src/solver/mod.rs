@@ -9,6 +9,7 @@ pub mod adaptive;
 mod combine;
 pub mod grid;
 pub mod integrate;
+mod jacobian;
 pub mod likelihood;
 pub mod multistep;
 pub mod sampler;
