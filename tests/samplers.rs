@@ -14,7 +14,7 @@
 //! - DPMSolverMultistep on a Karras grid hands the network rounded timesteps, and steps between the
 //!   σ that are not.
 //! - FlowMatchEuler shifts its default grid twice.
-//! - DDPM adds noise of variance 1e-20 in a last step that does not start at 0; not reproduced.
+//! - DDPM adds noise of variance 1e-20 in a last step that does not start at 0: added by hand.
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 #![cfg(feature = "nn")]
 
@@ -174,7 +174,7 @@ impl Case<'_> {
             "EulerDiscreteScheduler" => "euler",
             "EulerAncestralDiscreteScheduler" => "euler_ancestral",
             "HeunDiscreteScheduler" => "heun",
-            "DPMSolverMultistepScheduler" => match self.text("algorithm_type", "") {
+            "DPMSolverMultistepScheduler" => match self.text("algorithm_type", "dpmsolver++") {
                 "dpmsolver++" => "dpmpp_2m",
                 _ => "dpmpp_2m_sde",
             },
@@ -261,6 +261,10 @@ impl Case<'_> {
                 let solution =
                     self.sampler().run(bound, &path, x, &grid, &mut draw, &mut keep).unwrap();
                 assert_eq!(solution.nfe, self.steps);
+                if name == "DDPMScheduler" && grid[self.steps - 1] > 0.0 {
+                    let z = draw(self.steps - 1, &solution.x).unwrap();
+                    states[self.steps] = (solution.x + (z * 1e-10).unwrap()).unwrap();
+                }
             }
         }
         states
@@ -299,7 +303,10 @@ fn trajectories_are_those_of_diffusers() {
             let suffix = if dtype == DType::F32 { "f32" } else { "f64" };
             worst(&states, &golden.tensors[&format!("{name}.{suffix}")])
         });
-        println!("{name:45} f32 {f32:.1e}  f64 {f64:.1e}");
+        let of = |suffix: &str| &golden.tensors[&format!("{name}.{suffix}")];
+        let rows: Vec<Tensor> = (0..=case.steps).map(|i| of("f32").get(i).unwrap()).collect();
+        let own = worst(&rows, of("f64"));
+        println!("{name:36} f32 {f32:.1e}  f64 {f64:.1e}  (their f32 against their f64 {own:.1e})");
         match families.iter_mut().find(|family| family.0 == scheduler) {
             Some(family) => {
                 *family = (family.0.clone(), family.1 + 1, family.2.max(f32), family.3.max(f64));
@@ -313,7 +320,7 @@ fn trajectories_are_those_of_diffusers() {
     assert_eq!((cases.len(), families.len()), (88, 7));
     for (name, _, f32, f64) in &families {
         assert!(*f32 < 1e-5, "{name}: f32 {f32:e}");
-        assert!(*f64 < 1e-11, "{name}: f64 {f64:e}");
+        assert!(*f64 < 1e-13, "{name}: f64 {f64:e}");
     }
 }
 
@@ -346,7 +353,7 @@ fn other_samplers_and_other_grids_are_caught() {
         let steps = value["steps"].as_u64().unwrap() as usize;
         let case = Case { value: &value, scheduler: &scheduler, steps };
         let gap = worst(&case.states(start, noise), &golden.tensors[&format!("{name}.f64")]);
-        assert!(gap > 1e-3, "{name} with {other}: {gap:e}");
+        assert!(gap > 1e-4, "{name} with {other}: {gap:e}");
     }
 }
 
@@ -370,11 +377,11 @@ fn dopri5_is_torchdiffeq_s() {
         let gap = worst(&states, &golden.tensors[name]);
         let theirs = number("nfe") as usize;
         println!(
-            "{name}: nfe {} ({} accepted, {} rejected), theirs {theirs}; gap {gap:.1e}",
-            solution.nfe, solution.accepted, solution.rejected
+            "{name}: nfe {} ({} accepted, {} rejected), theirs {theirs}, and {} where it may step \
+             beyond the end; gap {gap:.1e}",
+            solution.nfe, solution.accepted, solution.rejected, solve["nfe_beyond"]
         );
         assert!(solution.nfe.abs_diff(theirs) <= 6, "{name}");
-        // Theirs steps beyond the end and interpolates back: the same within the tolerance.
-        assert!(gap < if rtol < 1e-6 { 1e-6 } else { 20.0 * rtol }, "{name}: {gap:e}");
+        assert!(gap < 1e-6, "{name}: {gap:e}");
     }
 }
