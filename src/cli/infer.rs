@@ -40,7 +40,7 @@ pub(crate) struct InferArgs {
     /// Seed of the noise and of the example.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// euler, midpoint, heun or rk4; the policy's own if absent.
+    /// euler, midpoint, heun, rk4, dopri5, ddim or dpmpp_2m; the policy's own if absent.
     #[arg(long, value_name = "NAME")]
     solver: Option<String>,
     /// Solver steps; the policy's own if absent.
