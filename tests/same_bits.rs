@@ -117,22 +117,20 @@ fn sample(shape: &[usize], net: &Velocity, first: u64, count: usize) -> Vec<u32>
 
 #[test]
 fn a_sample_has_the_same_bits_alone_and_in_a_batch() {
-    let trained = networks(Weights::Trained);
-    for ((name, shape, fixed), (_, _, trained)) in networks(Weights::Fixed).iter().zip(&trained) {
-        let together = sample(shape, fixed, 0, 8);
-        let len = together.len() / 8;
-        assert!(together == sample(shape, fixed, 0, 8), "{name}: not even twice");
-        assert!(together == sample(shape, trained, 0, 8), "{name}: other bits while it is trained");
-        assert!(together[..len] != together[len..2 * len], "{name}: samples differ");
-        for i in [0, 3, 7] {
-            for net in [fixed, trained] {
-                let alone = sample(shape, net, i as u64, 1);
+    for weights in [Weights::Fixed, Weights::Trained] {
+        for (name, shape, net) in networks(weights) {
+            let together = sample(&shape, &net, 0, 8);
+            let len = together.len() / 8;
+            assert!(together == sample(&shape, &net, 0, 8), "{name}: not even twice");
+            assert!(together[..len] != together[len..2 * len], "{name}: samples differ");
+            for i in [0, 3, 7] {
+                let alone = sample(&shape, &net, i as u64, 1);
                 assert!(alone == together[i * len..][..len], "{name}: sample {i} alone");
             }
+            // The first eight of many.
+            let many = sample(&shape, &net, 0, 70);
+            assert!(many[..together.len()] == together, "{name}: 8 of 70");
         }
-        // The first eight of many.
-        let many = sample(shape, fixed, 0, 70);
-        assert!(many[..together.len()] == together, "{name}: 8 of 70");
     }
 }
 

@@ -8,18 +8,20 @@
 //! | when | kernel | order |
 //! |---|---|---|
 //! | k contiguous on both sides, m·n ≤ 256 | horizontal | SIMD lanes, then across lanes |
-//! | m = 1 or n = 1 | matrix times vector | as above, or one chain |
-//! | otherwise | general | per output one chain of fused multiply-adds along k, restarted every kc |
+//! | m = 1, k contiguous in the weight | dot products | the same |
+//! | m = 1, n contiguous in the weight | sums of rows | per output one chain of fused multiply-adds |
+//! | otherwise | general | the same chain, restarted every kc |
 //!
-//! The general kernel's kc is 512 when m and n are both at most 64, else a function of k alone that
-//! is at least 512. Threads only share out the outputs. So everything goes through the general
-//! kernel: a single row gets a companion of zeros, a single output too, small products see the
-//! weight with outputs contiguous, and few outputs with a long k are summed in blocks of 512. This is
-//! the one place that knows.
+//! The general kernel's kc is min(k, 512) when m and n are both at most 64, else a function of k alone
+//! that is at least min(k, 512). Threads only share out the outputs. So only chains are used, of at
+//! most 512 where kc might differ: a weight without a gradient lies with n contiguous and is
+//! multiplied in blocks of 512 of k; a trained one stays as the checkpoint has it, where a single
+//! row gets a companion of zeros, small products a copy with n contiguous, and only few outputs are
+//! summed in blocks. A single output gets a companion too. This is the one place that knows.
 
 use candle_core::{Result, Tensor};
 
-/// Up to so many outputs the horizontal kernel is in reach.
+/// Up to so many numbers in the result, the horizontal kernel is in reach.
 const SMALL: usize = 256;
 /// Up to so many outputs a row, kc depends on the number of rows.
 const NARROW: usize = 64;
@@ -31,7 +33,7 @@ const BLOCK: usize = 512;
 pub(crate) enum Weight {
     /// Has a gradient: kept as it is, since an optimiser changes it in place.
     Trained(Tensor),
-    /// Has none: `[inputs, out]`, the order in which a product of few rows is fast.
+    /// Has none: `[inputs, out]`, the order in which a single row is fast.
     Fixed(Tensor),
 }
 
@@ -53,8 +55,11 @@ impl Weight {
     /// When the shape is another.
     pub(crate) fn product(&self, rows: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Trained(weight) => product(rows, &weight.flatten_from(1)?.t()?),
-            Self::Fixed(weight) => product(rows, weight),
+            Self::Trained(weight) => {
+                let few = weight.dim(0)? <= NARROW;
+                multiply(rows, &weight.flatten_from(1)?.t()?, few)
+            }
+            Self::Fixed(weight) => multiply(rows, weight, true),
         }
     }
 }
@@ -64,6 +69,10 @@ impl Weight {
 /// # Errors
 /// When a shape is another.
 pub(crate) fn product(rows: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    multiply(rows, weight, true)
+}
+
+fn multiply(rows: &Tensor, weight: &Tensor, in_blocks: bool) -> Result<Tensor> {
     let (count, inputs) = rows.dims2()?;
     let (expected, outputs) = weight.dims2()?;
     if inputs != expected {
@@ -72,37 +81,40 @@ pub(crate) fn product(rows: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if inputs == 1 {
         return rows.broadcast_mul(weight);
     }
-    let rows = match count {
-        1 => rows.contiguous()?.pad_with_zeros(0, 0, 1)?,
-        _ => rows.contiguous()?,
-    };
+    let block = if in_blocks { BLOCK.min(inputs) } else { inputs };
     let weight = match outputs {
-        1 => weight.pad_with_zeros(1, 0, 1)?,
+        1 => weight.pad_with_zeros(1, 0, 1)?.contiguous()?,
         _ => weight.clone(),
+    };
+    let alone = count == 1 && block <= BLOCK && weight.is_contiguous();
+    let rows = match count {
+        1 if !alone => rows.contiguous()?.pad_with_zeros(0, 0, 1)?,
+        _ => rows.contiguous()?,
     };
     let weight = match rows.dim(0)? * weight.dim(1)? {
         ..=SMALL => weight.contiguous()?,
         _ => weight,
     };
-    let out = match outputs {
-        ..=NARROW if inputs > BLOCK => in_blocks(&rows, &weight)?,
-        _ => rows.matmul(&weight)?,
-    };
-    let out = if count == 1 { out.narrow(0, 0, 1)? } else { out };
+    let mut out = part(&rows, &weight, 0, block)?;
+    for start in (block..inputs).step_by(block.max(1)) {
+        out = (out + part(&rows, &weight, start, block)?)?;
+    }
+    if alone {
+        // Here the chain begins with the first product, elsewhere with 0: no sum is −0 there.
+        out = (out + 0.0)?;
+    }
+    let out = if count == 1 && !alone { out.narrow(0, 0, 1)? } else { out };
     if outputs == 1 { out.narrow(1, 0, 1)?.contiguous() } else { Ok(out) }
 }
 
-fn in_blocks(rows: &Tensor, weight: &Tensor) -> Result<Tensor> {
+/// The share of inputs `start .. start + block`.
+fn part(rows: &Tensor, weight: &Tensor, start: usize, block: usize) -> Result<Tensor> {
     let inputs = rows.dim(1)?;
-    let block = |start: usize| {
-        let len = BLOCK.min(inputs - start);
-        rows.narrow(1, start, len)?.matmul(&weight.narrow(0, start, len)?)
-    };
-    let mut sum = block(0)?;
-    for start in (BLOCK..inputs).step_by(BLOCK) {
-        sum = (sum + block(start)?)?;
+    if block >= inputs {
+        return rows.matmul(weight);
     }
-    Ok(sum)
+    let len = block.min(inputs - start);
+    rows.narrow(1, start, len)?.matmul(&weight.narrow(0, start, len)?)
 }
 
 #[cfg(test)]
@@ -134,20 +146,34 @@ mod tests {
             let fixed = Weight::new(w.clone()).unwrap();
             let trained = Weight::new(Var::from_tensor(&w).unwrap().as_tensor().clone()).unwrap();
             assert!(matches!(fixed, Weight::Fixed(_)) && matches!(trained, Weight::Trained(_)));
-            let whole = fixed.product(&x).unwrap();
-            assert_eq!(whole.dims(), [200, n]);
             let exact = x.matmul(&w.t().unwrap()).unwrap();
-            let gap = (&whole - exact).unwrap().abs().unwrap().max_all().unwrap();
-            let gap = gap.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap();
-            assert!(gap < if dtype == DType::F64 { 1e-12 } else { 5e-4 }, "{n} {k}: {gap}");
-            for size in [1, 2, 3, 8, 64, 65, 200] {
-                let part = x.narrow(0, 0, size).unwrap();
-                let expected = bits(&whole.narrow(0, 0, size).unwrap());
-                for weight in [&fixed, &trained] {
-                    let got = bits(&weight.product(&part).unwrap());
-                    assert!(got == expected, "{dtype:?} {size} rows, {k} to {n}");
+            for weight in [&fixed, &trained] {
+                let whole = weight.product(&x).unwrap();
+                assert_eq!(whole.dims(), [200, n]);
+                let gap = (&whole - &exact).unwrap().abs().unwrap().max_all().unwrap();
+                let gap = gap.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap();
+                assert!(gap < if dtype == DType::F64 { 1e-12 } else { 5e-4 }, "{n} {k}: {gap}");
+                for size in [1, 2, 3, 8, 64, 65] {
+                    let part = weight.product(&x.narrow(0, 0, size).unwrap()).unwrap();
+                    assert_eq!(part.dims(), [size, n]);
+                    let same = bits(&part) == bits(&whole.narrow(0, 0, size).unwrap());
+                    assert!(same, "{dtype:?} {size} rows, {k} to {n}");
                 }
             }
+            if k <= BLOCK || n <= NARROW {
+                let same = [&fixed, &trained].map(|w| bits(&w.product(&x).unwrap()));
+                assert!(same[0] == same[1], "{dtype:?}, {k} to {n}: other bits while trained");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_zeros_gives_zeros_of_one_sign() {
+        let weight = Weight::new(normal(1, 96, 40, DType::F32)).unwrap();
+        for rows in [1, 2, 8] {
+            let zeros = Tensor::zeros((rows, 40), DType::F32, &Device::Cpu).unwrap();
+            let out = weight.product(&zeros).unwrap();
+            assert!(bits(&out).iter().all(|&bits| bits == 0), "{rows} rows");
         }
     }
 
