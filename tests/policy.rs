@@ -146,8 +146,8 @@ fn damages() -> Vec<(&'static str, Damage, Vec<&'static str>)> {
         &["n_action_steps", "17"],
     );
     config("no steps", |c| c["num_inference_steps"] = json!(0), &["num_inference_steps"]);
-    config("a solver", |c| c["solver"] = json!("ddim"), &["ddim", "heun"]);
-    config("a path", |c| c["path"] = json!("cosine"), &["cosine", "straight"]);
+    config("a solver", |c| c["solver"] = json!("ddpm"), &["ddpm", "heun"]);
+    config("a path", |c| c["path"] = json!("cosinus"), &["cosinus", "straight"]);
     config("a network", |c| c["network"]["kind"] = json!("dit"), &["dit", "mlp"]);
     config("a width", |c| c["network"]["width"] = json!(0), &["width"]);
     config("an odd embedding", |c| c["network"]["time_embed_dim"] = json!(1), &["time_embed_dim"]);
