@@ -13,6 +13,7 @@
 //! Vanden-Eijnden 2023 (interpolants).
 
 pub mod clip;
+pub(crate) mod combine;
 pub mod denoiser;
 pub mod guidance;
 pub mod known;

@@ -115,7 +115,7 @@ impl Tableau {
     pub fn by_name(name: &str) -> Result<&'static Tableau> {
         ALL.into_iter().find(|tableau| tableau.name == name).ok_or_else(|| {
             let names = ALL.map(|tableau| tableau.name).join(", ");
-            Error::Invalid(format!("solver: expected one of {names}, got {name:?}"))
+            Error::Unknown { what: "solver".into(), expected: names, got: name.into() }
         })
     }
 
