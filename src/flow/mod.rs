@@ -12,20 +12,27 @@
 //! Sources: Lipman et al. 2023 (flow matching), Liu et al. 2023 (rectified flow), Albergo and
 //! Vanden-Eijnden 2023 (interpolants).
 
+pub mod bridge;
 pub mod denoiser;
+pub mod marginal;
 pub mod noise;
 pub mod objective;
 pub mod path;
 mod philox;
 mod quantile;
+pub mod reflow;
 pub mod schedule;
 pub mod target;
 pub mod time_law;
+pub mod vlb;
+pub mod weight;
 
+pub use bridge::Bridge;
 pub use denoiser::Denoiser;
 pub use noise::Noise;
-pub use objective::{CfmBatch, cfm, mse};
+pub use objective::{Batch, CfmBatch, Objective, cfm, mse};
 pub use path::{Coef, Path};
 pub use schedule::Discrete;
 pub use target::{Estimate, Target};
 pub use time_law::TimeLaw;
+pub use weight::Weight;
