@@ -81,9 +81,12 @@ pub fn posterior(
     }
     let (x, points) = (flat(x_t)?, flat(points)?);
     let n = points.dim(0)?;
-    // (y − α·x_i)/σ without the cancellation of squares multiplied out.
+    // ‖y − α·x_i‖² without the cancellation of squares multiplied out, less the smallest of them,
+    // and only then over σ²: what overflows is infinitely far from the nearest point.
     let gap = x.unsqueeze(1)?.broadcast_sub(&points.affine(coef.alpha, 0.0)?.unsqueeze(0)?)?;
-    let mut log = gap.affine(1.0 / coef.sigma, 0.0)?.sqr()?.sum(2)?.affine(-0.5, 0.0)?;
+    let square = gap.sqr()?.sum(2)?;
+    let square = square.broadcast_sub(&square.min_keepdim(D::Minus1)?)?;
+    let mut log = square.affine(1.0 / coef.sigma, 0.0)?.affine(-0.5 / coef.sigma, 0.0)?;
     if let Some(prior) = prior {
         if prior.len() != n {
             return Err(Error::shape("prior of the data points", [n], [prior.len()]));

@@ -74,8 +74,9 @@ impl Weight {
     /// [`Error::Invalid`] when it is not finite there: the target has no finite loss in that
     /// parameterisation.
     pub fn of(self, target: Target, coef: &Coef) -> Result<f64> {
-        let noise = Target::Noise.loss_ratio(target, coef);
-        let data = Target::Data.loss_ratio(target, coef);
+        // A determinant may be 0 or infinite; the ratio to itself is 1 all the same.
+        let ratio = |of: Target| if of == target { 1.0 } else { of.loss_ratio(target, coef) };
+        let (noise, data) = (ratio(Target::Noise), ratio(Target::Data));
         let weight = match self {
             Self::Unit => 1.0,
             Self::Snr => noise,
@@ -83,9 +84,7 @@ impl Weight {
             Self::Truncated if noise.is_nan() || data.is_nan() => f64::NAN,
             Self::Truncated => noise.max(data),
             Self::Edm { sigma_data } => noise + data / (sigma_data * sigma_data),
-            // Its own determinant may be 0 or infinite; the ratio to itself is 1 all the same.
-            Self::As(other) if other == target => 1.0,
-            Self::As(other) => other.loss_ratio(target, coef),
+            Self::As(other) => ratio(other),
         };
         if weight.is_finite() {
             return Ok(weight);
