@@ -12,6 +12,8 @@
 //! Sources: Lipman et al. 2023 (flow matching), Liu et al. 2023 (rectified flow), Albergo and
 //! Vanden-Eijnden 2023 (interpolants).
 
+pub mod assignment;
+pub mod coupling;
 pub mod denoiser;
 pub mod noise;
 pub mod objective;
@@ -19,6 +21,7 @@ pub mod path;
 mod philox;
 mod quantile;
 pub mod schedule;
+pub mod shortcut;
 pub mod target;
 pub mod time_law;
 

@@ -11,6 +11,7 @@
 )]
 
 pub mod conv;
+pub mod dense;
 pub mod embed;
 pub mod layers;
 pub mod mlp;

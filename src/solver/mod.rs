@@ -3,6 +3,7 @@
 //! No network, no policy and no path is known here: the field is a closure and the grid says where
 //! to go. Which end is noise is the business of [`crate::flow::Path::ends`].
 
+pub mod flow_map;
 pub mod grid;
 pub mod integrate;
 pub mod solution;
