@@ -174,15 +174,6 @@ impl Solver<'_, '_> {
         (0..self.n).collect()
     }
 
-    fn take_cheapest(&mut self, cheapest: &[usize]) {
-        for (j, &i) in cheapest.iter().enumerate().rev() {
-            if self.columns[i] == FREE {
-                self.columns[i] = j;
-                self.owners[j] = i;
-            }
-        }
-    }
-
     /// Each free row takes its best column and lowers the price to where its second best is as good,
     /// and by `epsilon` more; whoever owned the column is free in turn. Ends when no row is free or
     /// after so many `tries`. Returns the rows that stay free.
@@ -229,26 +220,13 @@ impl Solver<'_, '_> {
 
     /// The two columns of least reduced cost for row i: from its list while that is sure to hold them.
     fn best_two(&mut self, i: usize, lists: &mut Lists) -> (Best, Best) {
-        let Lists { size, entries, bounds, scratch } = lists;
-        let list = &mut entries[i * *size..(i + 1) * *size];
-        let (first, second) = two_least(list, &self.prices);
-        if second.0 <= bounds[i] {
+        let (first, second) = two_least(&lists.entries[i], &self.prices);
+        if second.0 <= lists.bounds[i] {
             return (first, second);
         }
         (self.row)(i, &mut self.costs);
-        scratch.clear();
-        let reduced = self.costs.iter().zip(&self.prices).enumerate();
-        scratch.extend(reduced.map(|(j, (cost, price))| (cost - price, j as u32)));
-        if *size < scratch.len() {
-            let (_, bound, _) = scratch.select_nth_unstable_by(*size, |a, b| a.0.total_cmp(&b.0));
-            bounds[i] = bound.0;
-        } else {
-            bounds[i] = f64::INFINITY;
-        }
-        for (entry, &(_, j)) in list.iter_mut().zip(scratch.iter()) {
-            *entry = (self.costs[j as usize], j);
-        }
-        two_least(list, &self.prices)
+        lists.refill(i, &self.costs, &self.prices);
+        two_least(&lists.entries[i], &self.prices)
     }
 
     /// One Dijkstra search over reduced costs from all `free` rows at once. It grows a forest, one
@@ -379,19 +357,55 @@ type Best = (f64, usize);
 struct Lists {
     size: usize,
     /// Cost and column.
-    entries: Vec<(f64, u32)>,
+    entries: Vec<Vec<(f64, u32)>>,
     bounds: Vec<f64>,
-    scratch: Vec<(f64, u32)>,
+    /// How far above the least the last bound was.
+    widths: Vec<f64>,
+    reduced: Vec<f64>,
+    scratch: Vec<f64>,
 }
 
 impl Lists {
     fn new(n: usize) -> Self {
-        let size = (n / 6).clamp(16, 512).min(n);
         Self {
-            size,
-            entries: vec![(f64::INFINITY, 0); n * size],
+            size: (n / 6).clamp(16, 512).min(n),
+            entries: vec![Vec::new(); n],
             bounds: vec![f64::NEG_INFINITY; n],
-            scratch: Vec::with_capacity(n),
+            widths: vec![-1.0; n],
+            reduced: vec![0.0; n],
+            scratch: Vec::new(),
+        }
+    }
+
+    /// A new list for row i: all columns up to a bound, which is guessed from the last one, and
+    /// selected when the guess gives too few or too many.
+    fn refill(&mut self, i: usize, costs: &[f64], prices: &[f64]) {
+        for (reduced, (cost, price)) in self.reduced.iter_mut().zip(costs.iter().zip(prices)) {
+            *reduced = cost - price;
+        }
+        let mut lanes = [f64::INFINITY; 4];
+        for four in self.reduced.chunks(4) {
+            for (lane, &reduced) in lanes.iter_mut().zip(four) {
+                *lane = if reduced < *lane { reduced } else { *lane };
+            }
+        }
+        let least = lanes.into_iter().fold(f64::INFINITY, f64::min);
+        let mut bound = least + self.widths[i];
+        let mut count = self.reduced.iter().filter(|reduced| **reduced <= bound).count();
+        if !(self.size / 2..=2 * self.size).contains(&count) || count < 2 {
+            self.scratch.clone_from(&self.reduced);
+            let (_, nth, _) = self.scratch.select_nth_unstable_by(self.size - 1, f64::total_cmp);
+            bound = *nth;
+            count = self.size;
+        }
+        self.widths[i] = bound - least;
+        self.bounds[i] = if count >= costs.len() { f64::INFINITY } else { bound };
+        let list = &mut self.entries[i];
+        list.clear();
+        for (j, (&reduced, &cost)) in self.reduced.iter().zip(costs).enumerate() {
+            if reduced <= bound {
+                list.push((cost, j as u32));
+            }
         }
     }
 }
