@@ -44,7 +44,7 @@ pub(crate) struct DemoArgs {
     /// 10 Hz by the wall clock instead of as fast as the policy answers.
     #[arg(long)]
     realtime: bool,
-    /// euler, midpoint, heun or rk4; the policy's own if absent.
+    /// euler, midpoint, heun, rk4, dopri5, ddim or dpmpp_2m; the policy's own if absent.
     #[arg(long, value_name = "NAME")]
     solver: Option<String>,
     /// Solver steps a chunk; the policy's own if absent.

@@ -40,7 +40,7 @@ pub(crate) struct InferArgs {
     /// Seed of the noise and of the example.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// euler, midpoint, heun or rk4; the policy's own if absent.
+    /// euler, midpoint, heun, rk4, dopri5, ddim or dpmpp_2m; the policy's own if absent.
     #[arg(long, value_name = "NAME")]
     solver: Option<String>,
     /// Solver steps; the policy's own if absent.
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
     if args.json {
         let summary = serde_json::json!({
             "out": args.out, "shape": shape, "nfe": chunks.nfe,
-            "solver": solver.tableau.name, "steps": solver.steps,
+            "solver": solver.name, "steps": solver.steps,
         });
         println!("{summary}");
     } else {
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
             args.out.display(),
             shape,
             solver.steps,
-            solver.tableau.name,
+            solver.name,
             chunks.nfe
         );
     }

@@ -61,8 +61,8 @@ pub(crate) fn chunk_policy(
         action_dim: config.action_dim(),
         state_dim: config.state_dim(),
         environment_state_dim: config.environment_dim(),
-        nfe: solver.steps * solver.tableau.evals(),
-        solver: solver.tableau.name.to_owned(),
+        nfe: solver.evaluations(),
+        solver: solver.name.clone(),
         fps: config.fps,
         sha256: None,
     };

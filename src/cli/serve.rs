@@ -35,7 +35,7 @@ pub(crate) struct ServeArgs {
     /// Seed of the noise.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// euler, midpoint, heun or rk4; the policy's own if absent.
+    /// euler, midpoint, heun, rk4, dopri5, ddim or dpmpp_2m; the policy's own if absent.
     #[arg(long, value_name = "NAME")]
     solver: Option<String>,
     /// Solver steps a chunk; the policy's own if absent.

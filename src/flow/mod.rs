@@ -13,22 +13,33 @@
 //! Vanden-Eijnden 2023 (interpolants).
 
 pub mod assignment;
+pub mod clip;
 pub mod coupling;
 pub mod denoiser;
+pub mod guidance;
+pub mod known;
+pub mod mixture;
 pub mod noise;
 pub mod objective;
 pub mod path;
 mod philox;
+pub mod prefix;
 mod quantile;
 pub mod schedule;
 pub mod shortcut;
 pub mod target;
 pub mod time_law;
 
+pub use coupling::Coupling;
 pub use denoiser::Denoiser;
+pub use guidance::{Guidance, guided};
+pub use known::Known;
+pub use mixture::GaussianMixture;
 pub use noise::Noise;
 pub use objective::{CfmBatch, cfm, mse};
 pub use path::{Coef, Path};
+pub use prefix::Prefix;
 pub use schedule::Discrete;
+pub use shortcut::Shortcut;
 pub use target::{Estimate, Target};
 pub use time_law::TimeLaw;

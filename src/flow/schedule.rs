@@ -92,11 +92,26 @@ impl Default for DiscreteConfig {
 }
 
 /// A table of `ᾱ`, and the path that goes through it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "DiscreteConfig", into = "DiscreteConfig")]
 pub struct Discrete {
     config: DiscreteConfig,
     alphas_cumprod: Arc<[f64]>,
+}
+
+/// What the table was made from, not its thousand numbers.
+impl std::fmt::Debug for Discrete {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let trained = self.config.trained_betas.as_ref().map(Vec::len);
+        f.debug_struct("Discrete")
+            .field("steps", &self.steps())
+            .field("beta_start", &self.config.beta_start)
+            .field("beta_end", &self.config.beta_end)
+            .field("beta_schedule", &self.config.beta_schedule)
+            .field("trained_betas", &trained)
+            .field("rescale_betas_zero_snr", &self.config.rescale_betas_zero_snr)
+            .finish_non_exhaustive()
+    }
 }
 
 impl TryFrom<DiscreteConfig> for Discrete {

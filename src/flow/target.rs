@@ -93,7 +93,7 @@ impl Estimate {
         let (p, q) = target.weights(coef);
         let det = target.determinant(coef);
         // Not `== 0`: 1/det must be a number too.
-        if !det.is_normal() || !(p.is_finite() && q.is_finite()) {
+        if !det.is_normal() || !p.is_finite() || !q.is_finite() {
             return Err(Error::Invalid(format!(
                 "target {target:?}: expected a time where state and output determine data and \
                  noise, got {coef:?} (determinant {det}); choose a time inside the path"

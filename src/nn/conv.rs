@@ -4,17 +4,21 @@
 //! overflows (a panic with overflow checks) when the time axis is shorter than the kernel, as it is
 //! at the bottom of a UNet. Here the inputs that an output sees are gathered into one row
 //! `[b·time, input·kernel]` and multiplied by the weight as it lies in the checkpoint (PyTorch's
-//! `[out, input, kernel]`): forward and both gradients are matrix products. Mish is here too:
-//! candle's has a gradient of NaN above x = 88.
+//! `[out, input, kernel]`): forward and both gradients are matrix products, and the bits do not
+//! depend on the batch size (see `product.rs`).
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
+use super::product::{Weight, product};
+
 /// PyTorch's `Conv1d` without groups or dilation.
 #[derive(Clone, Debug)]
 pub struct Conv1d {
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor,
+    /// Input channels, output channels, taps.
+    sizes: [usize; 3],
     stride: usize,
     padding: usize,
 }
@@ -33,7 +37,13 @@ impl Conv1d {
         let init = fan_in(input * kernel);
         let weight = vb.get_with_hints((out, input, kernel), "weight", init)?;
         let bias = vb.get_with_hints(out, "bias", init)?;
-        Ok(Self { weight, bias, stride, padding })
+        Ok(Self {
+            weight: Weight::new(weight)?,
+            bias,
+            sizes: [input, out, kernel],
+            stride,
+            padding,
+        })
     }
 
     /// `x` `[b, input, time]` to `[b, out, (time + 2·padding − kernel)/stride + 1]`.
@@ -41,7 +51,7 @@ impl Conv1d {
     /// # Errors
     /// When a shape does not fit or the kernel is longer than the padded input.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (out, input, kernel) = self.weight.dims3()?;
+        let [input, out, kernel] = self.sizes;
         let (batch, channels, time) = x.dims3()?;
         let padded = time + 2 * self.padding;
         if channels != input || padded < kernel {
@@ -55,8 +65,7 @@ impl Conv1d {
         let x = pad_time(&x.transpose(1, 2)?, self.padding, self.padding)?;
         let taps = taps(&x, kernel, self.stride, time_out)?;
         let rows = taps.reshape((batch * time_out, input * kernel))?;
-        let weight = self.weight.reshape((out, input * kernel))?;
-        let y = rows.matmul(&weight.t()?)?.broadcast_add(&self.bias)?;
+        let y = self.weight.product(&rows)?.broadcast_add(&self.bias)?;
         y.reshape((batch, time_out, out))?.transpose(1, 2)
     }
 }
@@ -68,8 +77,26 @@ impl Conv1d {
 /// two taps, interleaved.
 #[derive(Clone, Debug)]
 pub struct Upsample1d {
-    weight: Tensor,
+    taps: Taps,
     bias: Tensor,
+}
+
+/// The weight of an [`Upsample1d`].
+#[derive(Clone, Debug)]
+enum Taps {
+    /// `[dim, dim, 4]`, as an optimiser changes it.
+    Trained(Tensor),
+    /// `[dim, dim]` each: cut once, not at every call.
+    Fixed(Vec<Tensor>),
+}
+
+impl Taps {
+    fn get(&self, tap: usize) -> Result<Tensor> {
+        match self {
+            Self::Trained(weight) => weight.narrow(2, tap, 1)?.squeeze(2)?.contiguous(),
+            Self::Fixed(taps) => Ok(taps[tap].clone()),
+        }
+    }
 }
 
 impl Upsample1d {
@@ -81,7 +108,11 @@ impl Upsample1d {
         let init = fan_in(dim * 4);
         let weight = vb.get_with_hints((dim, dim, 4), "weight", init)?;
         let bias = vb.get_with_hints(dim, "bias", init)?;
-        Ok(Self { weight, bias })
+        let mut taps = Taps::Trained(weight.clone());
+        if !weight.track_op() {
+            taps = Taps::Fixed((0..4).map(|tap| taps.get(tap)).collect::<Result<_>>()?);
+        }
+        Ok(Self { taps, bias })
     }
 
     /// `x` `[b, dim, time]` to `[b, dim, 2·time]`.
@@ -95,8 +126,7 @@ impl Upsample1d {
         let phase = |first_row: usize, taps_of_rows: [usize; 2]| -> Result<Tensor> {
             let part = |offset: usize, tap: usize| -> Result<Tensor> {
                 let rows = x.narrow(1, first_row + offset, time)?.contiguous()?;
-                let weight = self.weight.narrow(2, tap, 1)?.squeeze(2)?.contiguous()?;
-                rows.reshape((batch * time, dim))?.matmul(&weight)
+                product(&rows.reshape((batch * time, dim))?, &self.taps.get(tap)?)
             };
             let [first, second] = taps_of_rows;
             (part(0, first)? + part(1, second)?)?.broadcast_add(&self.bias)
@@ -104,18 +134,6 @@ impl Upsample1d {
         let both = Tensor::stack(&[phase(0, [3, 1])?, phase(1, [2, 0])?], 1)?;
         both.reshape((batch, time * 2, dim))?.transpose(1, 2)
     }
-}
-
-/// `x·tanh(softplus(x))`, as `x·n/(n + 2)` with `n = e^x·(e^x + 2)`. The exponent stops at 20, where
-/// the factor is 1 to the last bit, so that neither the value nor the gradient overflows.
-/// Source: Misra 2019.
-///
-/// # Errors
-/// When a tensor operation fails.
-pub fn mish(x: &Tensor) -> Result<Tensor> {
-    let e = x.minimum(20f64)?.exp()?;
-    let n = (&e * (&e + 2.0)?)?;
-    x * (&n / (&n + 2.0)?)?
 }
 
 /// PyTorch's default for convolutions: uniform within `1/√fan_in`, weight and bias alike.

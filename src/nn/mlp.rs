@@ -6,11 +6,12 @@
 //! untrained network predicts a velocity near zero.
 
 use candle_core::{Result as TensorResult, Tensor};
-use candle_nn::{Linear, Module, VarBuilder, linear, linear_no_bias};
+use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::embed::sinusoidal;
-use super::layers::LayerNorm;
+use super::linear::Linear;
+use super::norm::LayerNorm;
 use crate::{Error, Result};
 
 /// Size of a [`FlowMlp`].
@@ -79,20 +80,20 @@ impl FlowMlp {
         let block = |vb: VarBuilder<'_>| -> TensorResult<Block> {
             Ok(Block {
                 norm: LayerNorm::load(width, 1e-5, vb.pp("norm"))?,
-                up: linear(width, width, vb.pp("up"))?,
-                context: linear_no_bias(width, width, vb.pp("context"))?,
-                down: linear(width, width, vb.pp("down"))?,
+                up: Linear::load(width, width, vb.pp("up"))?,
+                context: Linear::load_no_bias(width, width, vb.pp("context"))?,
+                down: Linear::load(width, width, vb.pp("down"))?,
             })
         };
         let out = vb.pp("output");
         let small = candle_nn::Init::Randn { mean: 0.0, stdev: 0.01 };
         Ok(Self {
             encoder: [
-                linear(features, width, vb.pp("encoder.0"))?,
-                linear(width, width, vb.pp("encoder.1"))?,
+                Linear::load(features, width, vb.pp("encoder.0"))?,
+                Linear::load(width, width, vb.pp("encoder.1"))?,
             ],
-            time: linear(config.time_embed_dim, width, vb.pp("time"))?,
-            input: linear(chunk, width, vb.pp("input"))?,
+            time: Linear::load(config.time_embed_dim, width, vb.pp("time"))?,
+            input: Linear::load(chunk, width, vb.pp("input"))?,
             blocks: (0..config.depth)
                 .map(|i| block(vb.pp(format!("blocks.{i}"))))
                 .collect::<TensorResult<_>>()?,
@@ -100,7 +101,7 @@ impl FlowMlp {
             output: Linear::new(
                 out.get_with_hints((chunk, width), "weight", small)?,
                 Some(out.get_with_hints(chunk, "bias", candle_nn::init::ZERO)?),
-            ),
+            )?,
             time_embed_dim: config.time_embed_dim,
         })
     }

@@ -10,10 +10,17 @@
     reason = "a VarBuilder is a cheap handle and goes by value, as everywhere in candle"
 )]
 
+pub mod activation;
+pub mod attention;
 pub mod conv;
 pub mod dense;
 pub mod embed;
-pub mod layers;
+pub mod linear;
 pub mod mlp;
+pub mod norm;
 pub mod params;
+mod product;
+pub mod rope;
+pub mod softmax;
 pub mod unet1d;
+pub mod upsample;

@@ -10,10 +10,14 @@
 //! Chi et al. 2023, section III; LeRobot `policies/diffusion/modeling_diffusion.py` (0.4.4).
 
 use candle_core::{D, DType, Device, Tensor};
-use candle_nn::{GroupNorm, Linear, Module, VarBuilder, linear};
+use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::conv::{Conv1d, Upsample1d, mish};
+use super::activation::mish;
+use super::conv::{Conv1d, Upsample1d};
+use super::embed::TimestepEmbedding;
+use super::linear::Linear;
+use super::norm::GroupNorm;
 use crate::{Error, Result};
 
 /// Groups of the normalisation in the last block, whatever `n_groups` says.
@@ -145,8 +149,8 @@ impl UNet1d {
         Ok(Self {
             config: config.clone(),
             step_encoder: [
-                linear(embed, embed * 4, steps.pp(1))?,
-                linear(embed * 4, embed, steps.pp(3))?,
+                Linear::load(embed, embed * 4, steps.pp(1))?,
+                Linear::load(embed * 4, embed, steps.pp(3))?,
             ],
             down,
             mid: [block([bottom, bottom], mid.pp(0))?, block([bottom, bottom], mid.pp(1))?],
@@ -175,7 +179,9 @@ impl UNet1d {
     pub fn forward(&self, x: &Tensor, t: &Tensor, global_cond: &Tensor) -> Result<Tensor> {
         self.check(x, t, global_cond)?;
         let [expand, contract] = &self.step_encoder;
-        let steps = step_embedding(t, self.config.diffusion_step_embed_dim, x)?;
+        let t = t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let steps = TimestepEmbedding::new(self.config.diffusion_step_embed_dim);
+        let steps = steps.embed(&t, x.dtype(), x.device())?;
         let steps = contract.forward(&mish(&expand.forward(&steps)?)?)?;
         // Every block applies Mish to the condition before its own linear layer: once is enough.
         let cond = mish(&Tensor::cat(&[&steps, global_cond], D::Minus1)?)?;
@@ -244,12 +250,9 @@ struct ConvBlock {
 
 impl ConvBlock {
     fn load([input, out, kernel]: [usize; 3], groups: usize, vb: VarBuilder<'_>) -> Result<Self> {
-        let norm = vb.pp(1);
-        let weight = norm.get_with_hints(out, "weight", candle_nn::init::ONE)?;
-        let bias = norm.get_with_hints(out, "bias", candle_nn::init::ZERO)?;
         Ok(Self {
             conv: Conv1d::load([input, out, kernel], 1, kernel / 2, vb.pp(0))?,
-            norm: GroupNorm::new(weight, bias, out, groups, 1e-5)?,
+            norm: GroupNorm::load(out, groups, 1e-5, vb.pp(1))?,
         })
     }
 
@@ -276,7 +279,7 @@ impl ResidualBlock {
         let film = if with_scale { out * 2 } else { out };
         Ok(Self {
             conv1: ConvBlock::load([input, out, kernel], groups, vb.pp("conv1.block"))?,
-            cond_encoder: linear(cond, film, vb.pp("cond_encoder.1"))?,
+            cond_encoder: Linear::load(cond, film, vb.pp("cond_encoder.1"))?,
             conv2: ConvBlock::load([out, out, kernel], groups, vb.pp("conv2.block"))?,
             residual: match input == out {
                 true => None,
@@ -303,21 +306,4 @@ impl ResidualBlock {
             None => (h + x)?,
         })
     }
-}
-
-/// Sines, then cosines, of `t·10000^(−i/(half − 1))`: `[b]` to `[b, dim]`, in f64 on the host, in
-/// the dtype and on the device of `like`.
-fn step_embedding(t: &Tensor, dim: usize, like: &Tensor) -> Result<Tensor> {
-    let half = dim / 2;
-    let t = t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-    let mut out = vec![0f64; t.len() * dim];
-    for (row, t) in out.chunks_exact_mut(dim).zip(&t) {
-        for i in 0..half {
-            let angle = t * (-(1e4f64.ln()) * i as f64 / (half - 1) as f64).exp();
-            row[i] = angle.sin();
-            row[half + i] = angle.cos();
-        }
-    }
-    let out = Tensor::from_vec(out, (t.len(), dim), &Device::Cpu)?;
-    Ok(out.to_dtype(like.dtype())?.to_device(like.device())?)
 }

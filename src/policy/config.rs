@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use crate::flow::Path;
 use crate::nn::mlp::MlpConfig;
 use crate::nn::unet1d::UNet1dConfig;
-use crate::solver::Tableau;
 use crate::{Error, Result};
 
 /// LeRobot's feature key of the robot state.
@@ -112,7 +111,7 @@ pub struct PolicyConfig {
     pub use_relative_actions: bool,
     /// Probability path from noise to data.
     pub path: Path,
-    /// Runge–Kutta method: `euler`, `midpoint`, `heun` or `rk4`.
+    /// Method of integration: `euler`, `midpoint`, `heun`, `rk4`, `dopri5`, `ddim` or `dpmpp_2m`.
     pub solver: String,
     /// Steps of the solver, uniform in time.
     pub num_inference_steps: usize,
@@ -179,7 +178,14 @@ impl PolicyConfig {
         if !(self.fps.is_finite() && self.fps > 0.0) {
             return fail(format!("fps: expected a positive rate, got {}", self.fps));
         }
-        Tableau::by_name(&self.solver)?;
+        super::Solver::new(&self.solver, self.num_inference_steps)?;
+        self.path.validate()?;
+        if self.path.ends() != (1.0, 0.0) && self.path.ends() != (0.0, 1.0) {
+            return fail(format!(
+                "path: expected one whose time runs between 0 and 1, got {:?}",
+                self.path
+            ));
+        }
         for (features, key) in [(&self.input_features, STATE), (&self.output_features, ACTION)] {
             match features.get(key).map(|feature| feature.shape.as_slice()) {
                 Some([n]) if (1..=256).contains(n) => {}

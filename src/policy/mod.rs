@@ -19,9 +19,10 @@ use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 
 pub use crate::action::PolicyObs as Observation;
+use crate::flow::{self, Target};
 use crate::nn::mlp::FlowMlp;
 use crate::nn::unet1d::UNet1d;
-use crate::solver::{self, Tableau};
+use crate::solver::{self, Sampler, Tableau, tableau};
 use crate::{Error, Result};
 use config::{ENVIRONMENT_STATE, Network, PolicyConfig, STATE};
 use processor::Processor;
@@ -35,10 +36,41 @@ pub const CONFIG: &str = "config.json";
 /// How to integrate: the checkpoint's choice unless the user names another.
 #[derive(Clone, Debug)]
 pub struct Solver {
-    /// The Runge–Kutta method.
-    pub tableau: &'static Tableau,
+    /// Name of the method.
+    pub name: String,
+    /// The method.
+    pub sampler: Sampler,
     /// Steps, uniform in time from noise to data.
     pub steps: usize,
+}
+
+impl Solver {
+    /// The method called `name`, with a fixed number of evaluations and without noise of its own: a
+    /// tableau in the path's own time, or an exponential method (`ddim`, `dpmpp_2m`).
+    ///
+    /// # Errors
+    /// When there is no such method, or steps are not in 1 to 1000.
+    pub fn new(name: &str, steps: usize) -> Result<Self> {
+        let names = tableau::ALL.iter().map(|tableau| tableau.name).chain(["ddim", "dpmpp_2m"]);
+        if !names.clone().any(|known| known == name) {
+            let expected = names.collect::<Vec<_>>().join(", ");
+            return Err(Error::Unknown { what: "solver".into(), expected, got: name.into() });
+        }
+        let sampler = match Tableau::by_name(name) {
+            Ok(tableau) => Sampler::RungeKutta { tableau, euler_at_final: false },
+            Err(_) => Sampler::by_name(name)?,
+        };
+        if !(1..=config::MAX_STEPS).contains(&steps) {
+            let expected = format!("1 to {}", config::MAX_STEPS);
+            return Err(Error::range("steps", expected, steps as f64));
+        }
+        Ok(Self { name: name.into(), sampler, steps })
+    }
+
+    /// Network evaluations a chunk.
+    pub fn evaluations(&self) -> usize {
+        self.sampler.evaluations(self.steps).unwrap_or(self.steps)
+    }
 }
 
 /// Sees a flow time and the chunk at that time, in robot units.
@@ -190,13 +222,8 @@ impl Policy {
     /// # Errors
     /// When the name is unknown or steps are not in 1 to 1000.
     pub fn solver(&self, name: Option<&str>, steps: Option<usize>) -> Result<Solver> {
-        let tableau = Tableau::by_name(name.unwrap_or(&self.config.solver))?;
-        let steps = steps.unwrap_or(self.config.num_inference_steps);
-        if !(1..=config::MAX_STEPS).contains(&steps) {
-            let message = format!("steps: expected 1 to {}, got {steps}", config::MAX_STEPS);
-            return Err(Error::Invalid(message));
-        }
-        Ok(Solver { tableau, steps })
+        let name = name.unwrap_or(&self.config.solver);
+        Solver::new(name, steps.unwrap_or(self.config.num_inference_steps))
     }
 
     /// Length of one chunk, `horizon·action_dim`: what [`Policy::infer`] needs of noise per sample.
@@ -265,6 +292,7 @@ impl Policy {
         let (from, to) = self.config.path.ends();
         let grid = solver::grid::uniform(from, to, solver.steps)?;
         let x = Tensor::from_vec(noise, (b, h, d), &self.device)?;
+        let path = &self.config.path;
         let mut field =
             |x: &Tensor, t: f64| -> Result<Tensor> { self.net.velocity(&context, x, &vec![t; b]) };
         let mut observe = |_step: usize, t: f64, x: &Tensor| -> Result<()> {
@@ -273,8 +301,17 @@ impl Policy {
             }
             Ok(())
         };
-        let solution =
-            solver::integrate_observed(&mut field, x, &grid, solver.tableau, &mut observe)?;
+        let solution = match &solver.sampler {
+            // The field is what the network emits: no detour over data and noise.
+            Sampler::RungeKutta { tableau, .. } => {
+                solver::integrate_observed(&mut field, x, &grid, tableau, &mut observe)?
+            }
+            sampler => {
+                let mut denoiser = flow::denoiser::denoiser(path, Target::Velocity, field);
+                let mut draw = |_: usize, x: &Tensor| Ok(x.zeros_like()?);
+                sampler.run(&mut denoiser, path, x, &grid, &mut draw, &mut observe)?
+            }
+        };
         let normalized: Vec<f32> = solution.x.flatten_all()?.to_vec1()?;
         let actions = robot_units(&normalized);
         if !actions.iter().all(|a| a.is_finite()) {

@@ -238,7 +238,7 @@ fn report(
         eval_s,
         eval_ep_s: eval_s / n,
         n_episodes: per_episode.len(),
-        nfe: solver.steps * solver.tableau.b.len(),
+        nfe: solver.evaluations(),
         n_action_steps: options.n_action_steps,
         per_episode,
     }

@@ -9,10 +9,14 @@
 //! from the counter-based generator at (seed, step), so that a run that was stopped anywhere and
 //! resumed writes the same bytes as one that was not.
 
+mod adamw;
 pub mod checkpoint;
+pub mod clip;
 pub mod dagger;
+pub mod ema;
 pub mod eval;
 pub mod optimizer;
 pub mod recipe;
 pub mod run;
 pub mod samples;
+pub mod schedule;

@@ -1,0 +1,128 @@
+//! Normalisations with a backward pass.
+//!
+//! candle-nn's `LayerNorm` and `RmsNorm` run fused kernels that silently cut the gradient. These are
+//! written with plain tensor operations; half precision is widened to f32 inside.
+
+use candle_core::{D, Result as TensorResult, Tensor};
+use candle_nn::VarBuilder;
+
+use super::softmax::widen;
+use crate::{Error, Result};
+
+/// Layer normalisation over the last dimension: `weight·(x − mean)/√(var + eps) + bias`.
+/// Source: Ba, Kiros, Hinton 2016, equation 3.
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Loads `weight` and `bias`, both `[dim]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(dim: usize, eps: f64, vb: VarBuilder<'_>) -> TensorResult<Self> {
+        let (weight, bias) = scale_and_shift(dim, &vb)?;
+        Ok(Self { weight, bias, eps })
+    }
+
+    /// `x` `[.., dim]` to the same shape.
+    ///
+    /// # Errors
+    /// When the last dimension is not `dim`.
+    pub fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
+        let y = standardise(&widen(x)?, self.eps)?.to_dtype(x.dtype())?;
+        y.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)
+    }
+}
+
+/// Normalisation by the root mean square of the last dimension: `weight·x/√(mean(x²) + eps)`.
+/// Source: Zhang, Sennrich 2019, equation 4.
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Loads `weight` `[dim]`.
+    ///
+    /// # Errors
+    /// When the tensor is missing or has another shape.
+    pub fn load(dim: usize, eps: f64, vb: VarBuilder<'_>) -> TensorResult<Self> {
+        Ok(Self { weight: vb.get_with_hints(dim, "weight", candle_nn::init::ONE)?, eps })
+    }
+
+    /// `x` `[.., dim]` to the same shape.
+    ///
+    /// # Errors
+    /// When the last dimension is not `dim`.
+    pub fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
+        let wide = widen(x)?;
+        let inverse = inverse_root(&wide.sqr()?.mean_keepdim(D::Minus1)?, self.eps)?;
+        wide.broadcast_mul(&inverse)?.to_dtype(x.dtype())?.broadcast_mul(&self.weight)
+    }
+}
+
+/// Group normalisation: mean and variance over each of `groups` of the channels and all that
+/// follows them, scale and shift per channel. Source: Wu, He 2018.
+#[derive(Clone, Debug)]
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// Loads `weight` and `bias`, both `[channels]`.
+    ///
+    /// # Errors
+    /// When `channels` is no multiple of `groups`, or a tensor is missing or has another shape.
+    pub fn load(channels: usize, groups: usize, eps: f64, vb: VarBuilder<'_>) -> Result<Self> {
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            return Err(Error::Invalid(format!(
+                "group norm: expected channels a multiple of the groups, got {channels} and {groups}"
+            )));
+        }
+        let (weight, bias) = scale_and_shift(channels, &vb)?;
+        Ok(Self { weight, bias, groups, eps })
+    }
+
+    /// `x` `[b, channels, ..]` to the same shape: `[b, c, t]` and `[b, c, h, w]` alike.
+    ///
+    /// # Errors
+    /// When there are other channels or fewer than three dimensions.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let channels = self.weight.dim(0)?;
+        let mut per_channel = vec![1; x.rank()];
+        match *x.dims() {
+            [batch, c, _, ..] if c == channels => {
+                per_channel[1] = channels;
+                let y = standardise(&widen(x)?.reshape((batch, self.groups, ()))?, self.eps)?;
+                let y = y.to_dtype(x.dtype())?.reshape(x.shape())?;
+                let y = y.broadcast_mul(&self.weight.reshape(per_channel.as_slice())?)?;
+                Ok(y.broadcast_add(&self.bias.reshape(per_channel)?)?)
+            }
+            _ => Err(Error::shape("group norm", format!("[b, {channels}, ..]"), x.dims())),
+        }
+    }
+}
+
+fn scale_and_shift(dim: usize, vb: &VarBuilder<'_>) -> TensorResult<(Tensor, Tensor)> {
+    let weight = vb.get_with_hints(dim, "weight", candle_nn::init::ONE)?;
+    Ok((weight, vb.get_with_hints(dim, "bias", candle_nn::init::ZERO)?))
+}
+
+/// `(x − mean)/√(var + eps)` over the last dimension; the variance divides by n.
+fn standardise(x: &Tensor, eps: f64) -> TensorResult<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    centred.broadcast_mul(&inverse_root(&variance, eps)?)
+}
+
+fn inverse_root(square: &Tensor, eps: f64) -> TensorResult<Tensor> {
+    (square + eps)?.sqrt()?.recip()
+}
