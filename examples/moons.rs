@@ -15,6 +15,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use pathline::flow::assignment::squared_w2;
 use pathline::flow::coupling::{ConditionCost, Coupling};
 use pathline::flow::shortcut::{Shortcut, Split, time_columns};
@@ -22,7 +23,7 @@ use pathline::flow::{Noise, Path, cfm, mse};
 use pathline::nn::dense::{Activation, Dense, DenseConfig};
 use pathline::nn::params::Params;
 use pathline::solver::flow_map::flow_map;
-use pathline::solver::{grid, integrate, tableau};
+use pathline::solver::{Adaptive, adaptive, grid};
 use pathline::train::optimizer::{AdamW, OptimizerConfig};
 use pathline::{Error, Result};
 
@@ -62,7 +63,9 @@ fn variant(name: &str) -> Result<Variant> {
         "fm" => {}
         "ot" => out.coupling = Coupling::Exact,
         "c2ot" => conditional = true,
-        "shortcut" => out.shortcut = Some(Shortcut { split: Split::Dyadic { levels: 4 }, share: 0.5 }),
+        "shortcut" => {
+            out.shortcut = Some(Shortcut { split: Split::Dyadic { levels: 4 }, share: 0.5 })
+        }
         "split" => out.shortcut = Some(Shortcut { split: Split::Anywhere, share: 0.5 }),
         _ => return Err(unknown(name)),
     }
@@ -199,7 +202,7 @@ fn folder(args: &Args) -> PathBuf {
 fn stem(args: &Args) -> Result<String> {
     let seed: u64 = args.number("seed", 0)?;
     let expansion: usize = args.number("expansion", 0)?;
-    let tag = args.text("tag", if expansion == 0 { "" } else { "-res" });
+    let tag = args.text("tag", if expansion == 0 { "" } else { "-wide" });
     Ok(format!("{}{tag}-{seed}", args.text("variant", "fm")))
 }
 
@@ -223,7 +226,11 @@ impl Pairs {
         Self { file, known, changed: false }
     }
 
-    fn get(&mut self, batch: usize, compute: impl FnOnce() -> Result<Vec<u32>>) -> Result<Vec<u32>> {
+    fn get(
+        &mut self,
+        batch: usize,
+        compute: impl FnOnce() -> Result<Vec<u32>>,
+    ) -> Result<Vec<u32>> {
         if self.known.len() < (batch + 1) * OT_BATCH {
             self.known.extend(compute()?.iter().map(|&j| j as u16));
             self.changed = true;
@@ -244,7 +251,13 @@ impl Pairs {
 }
 
 fn train(args: &Args) -> Result<()> {
-    let (variant, out) = (variant(&args.text("variant", "fm"))?, folder(args));
+    let (mut variant, out) = (variant(&args.text("variant", "fm"))?, folder(args));
+    if let Some(shortcut) = &mut variant.shortcut {
+        shortcut.share = args.number("share", shortcut.share)?;
+        if let Split::Dyadic { levels } = &mut shortcut.split {
+            *levels = args.number("levels", *levels)?;
+        }
+    }
     std::fs::create_dir_all(&out).map_err(|e| Error::io(&out, e))?;
     let seed: u64 = args.number("seed", 0)?;
     let updates: usize = args.number("updates", 20_000)?;
@@ -252,6 +265,7 @@ fn train(args: &Args) -> Result<()> {
     let noise = Noise::new(1000 + seed);
     let params = Params::new(seed);
     let net = Dense::load(&network(args, &variant)?, params.builder(&Device::Cpu))?;
+    let decay = args.text("decay", "none");
     let optimizer = OptimizerConfig {
         lr,
         betas: [0.9, 0.999],
@@ -261,7 +275,7 @@ fn train(args: &Args) -> Result<()> {
         ema_decay: args.number("ema", 0.999)?,
         ..Default::default()
     };
-    let mut adam = AdamW::new(optimizer, params.named())?;
+    let mut adam = AdamW::new(optimizer.clone(), params.named())?;
     let mut pairs = Pairs::open(&out, &variant.coupling, variant.condition, seed);
     let (start, mut coupling_secs, mut mean_loss) = (Instant::now(), 0.0, 0.0);
     for batch in 0..updates.div_ceil(OT_BATCH / BATCH) {
@@ -270,9 +284,8 @@ fn train(args: &Args) -> Result<()> {
         let mut y = condition(variant.condition, &x1, &class)?;
         if variant.coupling != Coupling::Independent {
             let clock = Instant::now();
-            let columns = pairs.get(batch, || {
-                variant.coupling.pair(&x0, &x1, y.as_ref(), &noise, batch as u64)
-            })?;
+            let columns = pairs
+                .get(batch, || variant.coupling.pair(&x0, &x1, y.as_ref(), &noise, batch as u64))?;
             let columns = Tensor::new(columns, &Device::Cpu)?;
             x1 = x1.index_select(&columns, 0)?;
             y = y.map(|y| y.index_select(&columns, 0)).transpose()?;
@@ -301,6 +314,7 @@ fn train(args: &Args) -> Result<()> {
                     mse(&map(&batch.x_t, &batch.t, &batch.r)?, &batch.target, None)?
                 }
             };
+            let lr = if decay == "cosine" { optimizer.lr_at(step, updates) } else { lr };
             adam.update(&loss.backward()?, lr)?;
             mean_loss += f64::from(loss.to_scalar::<f32>()?);
             if (step + 1) % 1000 == 0 {
@@ -317,7 +331,8 @@ fn train(args: &Args) -> Result<()> {
         }
     }
     pairs.save()?;
-    let raw = params.named().into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
+    let raw =
+        params.named().into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
     save(&out.join(format!("{}.safetensors", stem(args)?)), &raw)?;
     save(&out.join(format!("{}.ema.safetensors", stem(args)?)), &adam.ema()?)
 }
@@ -338,37 +353,52 @@ fn eval(args: &Args) -> Result<()> {
     let (x1, class) = moons(&noise, 0, POINTS, true)?;
     let y = condition(variant.condition, &x1, &class)?;
     let target = coordinates(&x1)?;
-    for weights in ["raw", "ema"] {
+    for weights in args.text("weights", "raw").split(',') {
         let middle = if weights == "raw" { "" } else { ".ema" };
         let file = out.join(format!("{}{middle}.safetensors", stem(args)?));
-        let params = Params::new(0);
-        let net = Dense::load(&network(args, &variant)?, params.builder(&Device::Cpu))?;
-        params.assign(&candle_core::safetensors::load(&file, &Device::Cpu)?)?;
-        let mut average = |x: &Tensor, t: f64, r: f64| -> Result<Tensor> {
+        let tensors = candle_core::safetensors::load(&file, &Device::Cpu)?;
+        let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+        let net = Dense::load(&network(args, &variant)?, vb)?;
+        let average = |x: &Tensor, y: Option<&Tensor>, t: f64, r: f64| -> Result<Tensor> {
+            let n = x.dims()[0];
             let times = match variant.shortcut {
-                Some(_) => time_columns(&PATH, &[t; POINTS], &[r; POINTS], x)?,
-                None => column(&[t; POINTS])?,
+                Some(_) => time_columns(&PATH, &vec![t; n], &vec![r; n], x)?,
+                None => column(&vec![t; n])?,
             };
-            Ok(net.forward(x, &with_condition(times, y.as_ref())?)?)
+            Ok(net.forward(x, &with_condition(times, y)?)?)
         };
-        for solver in args.text("solvers", "1,2,ode").split(',') {
+        for solver in args.text("solvers", "1,dopri5").split(',') {
             let clock = Instant::now();
-            let solution = if solver == "ode" {
-                let grid = grid::uniform(1.0, 0.0, 40)?;
-                integrate(&mut |x, t| average(x, t, t), x0.clone(), &grid, &tableau::RK4)?
+            let (x, nfe) = if solver == "dopri5" {
+                // As published: each 256 points choose their own steps.
+                let control = Adaptive { rtol: 1e-4, atol: 1e-4, ..Default::default() };
+                let (mut parts, mut nfe) = (Vec::new(), 0);
+                for from in (0..POINTS).step_by(BATCH) {
+                    let rows = |x: &Tensor| x.narrow(0, from, BATCH.min(POINTS - from));
+                    let y = y.as_ref().map(rows).transpose()?;
+                    let mut field = |x: &Tensor, t: f64| average(x, y.as_ref(), t, t);
+                    let ends = [1.0, 0.0];
+                    let end =
+                        adaptive(&mut field, rows(&x0)?, &ends, &control, &mut |_, _, _| Ok(()))?;
+                    nfe += end.nfe;
+                    parts.push(end.x);
+                }
+                (Tensor::cat(&parts, 0)?, nfe as f64 / parts.len() as f64)
             } else {
                 let steps = solver.parse().map_err(|_| Error::Invalid("--solvers".into()))?;
                 let grid = grid::uniform(1.0, 0.0, steps)?;
-                flow_map(&mut average, x0.clone(), &grid, &mut |_, _, _| Ok(()))?
+                let mut field = |x: &Tensor, t: f64, r: f64| average(x, y.as_ref(), t, r);
+                let end = flow_map(&mut field, x0.clone(), &grid, &mut |_, _, _| Ok(()))?;
+                (end.x, end.nfe as f64)
             };
             let (sampling, clock) = (clock.elapsed().as_secs_f64(), Instant::now());
-            let w2 = squared_w2(&coordinates(&solution.x)?, &target, 2)?;
+            let w2 = squared_w2(&coordinates(&x)?, &target, 2)?;
             append(
                 &out,
                 &serde_json::json!({
                     "variant": stem(args)?.rsplit_once('-').map_or("", |(name, _)| name),
                     "seed": seed, "weights": weights, "solver": solver,
-                    "nfe": solution.nfe, "squared_w2": w2,
+                    "nfe": nfe, "squared_w2": w2,
                     "sampling_secs": sampling, "assignment_secs": clock.elapsed().as_secs_f64(),
                 }),
             )?;
@@ -409,7 +439,8 @@ fn append(out: &FilePath, line: &serde_json::Value) -> Result<()> {
     let file = out.join("results.jsonl");
     println!("{line}");
     let mut options = std::fs::OpenOptions::new();
-    let mut handle = options.create(true).append(true).open(&file).map_err(|e| Error::io(&file, e))?;
+    let mut handle =
+        options.create(true).append(true).open(&file).map_err(|e| Error::io(&file, e))?;
     handle.write_all(format!("{line}\n").as_bytes()).map_err(|e| Error::io(&file, e))
 }
 

@@ -264,3 +264,155 @@ fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {
     let most = terms.clone().fold(f64::NEG_INFINITY, f64::max);
     most + terms.map(|term| (term - most).exp()).sum::<f64>().ln()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// Shares of scipy, POT and torchcfm: tests/golden/coupling.py.
+    fn golden() -> serde_json::Value {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/coupling.json");
+        serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+    }
+
+    fn numbers(value: &serde_json::Value) -> Vec<f64> {
+        value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+    }
+
+    fn tensor(golden: &serde_json::Value, key: &str, width: usize) -> Tensor {
+        let values = numbers(&golden[key]);
+        let n = values.len() / width;
+        Tensor::from_vec(values, (n, width), &Device::Cpu).unwrap()
+    }
+
+    fn cost(noise: &Tensor, data: &Tensor, columns: &[u32]) -> f64 {
+        let data = data.index_select(&Tensor::new(columns, &Device::Cpu).unwrap(), 0).unwrap();
+        let squares = (noise - data).unwrap().sqr().unwrap().sum_all().unwrap();
+        squares.to_scalar::<f64>().unwrap()
+    }
+
+    #[test]
+    fn plans_are_those_of_scipy_pot_and_torchcfm() {
+        let golden = golden();
+        let (noise, data) = (tensor(&golden, "noise", 3), tensor(&golden, "data", 3));
+        let (y, class) = (tensor(&golden, "condition", 1), tensor(&golden, "classes", 1));
+        let draws = Noise::new(0);
+        let pair = |coupling: Coupling, y: Option<&Tensor>| -> Vec<f64> {
+            let columns = coupling.pair(&noise, &data, y, &draws, 0).unwrap();
+            columns.into_iter().map(f64::from).collect()
+        };
+        let exact = pair(Coupling::Exact, None);
+        assert_eq!(exact, numbers(&golden["exact"]));
+        assert_eq!(exact, numbers(&golden["torchcfm_exact"]));
+        let columns: Vec<u32> = exact.iter().map(|j| *j as u32).collect();
+        let total = cost(&noise, &data, &columns);
+        let n = golden["n"].as_f64().unwrap();
+        assert!((total - golden["exact_cost"].as_f64().unwrap()).abs() < 1e-11);
+        assert!((total / n - golden["emd2"].as_f64().unwrap()).abs() < 1e-12);
+        let weight = golden["weight"].as_f64().unwrap();
+        let weighted = Coupling::Conditional(ConditionCost::Weight { weight });
+        assert_eq!(pair(weighted, Some(&y)), numbers(&golden["weighted"]));
+        let by_class = pair(Coupling::Conditional(ConditionCost::Class), Some(&class));
+        assert_eq!(by_class, numbers(&golden["by_class"]));
+        let integers = numbers(&golden["integers"]);
+        let found = super::super::assignment::assign_matrix(&integers, 40, 40).unwrap();
+        assert_eq!(found.cost, golden["integer_cost"].as_f64().unwrap());
+    }
+
+    #[test]
+    fn the_entropic_plan_is_that_of_pot() {
+        let golden = golden();
+        let (noise, data) = (numbers(&golden["noise"]), numbers(&golden["data"]));
+        let distances = Distances::new(&noise, &data, 3).unwrap();
+        let plan = sinkhorn(&distances, golden["reg"].as_f64().unwrap()).unwrap();
+        let worst = plan.iter().zip(numbers(&golden["sinkhorn"])).map(|(a, b)| (a - b).abs());
+        let worst = worst.fold(0.0, f64::max);
+        println!("largest difference to POT's plan: {worst:e}");
+        assert!(worst < 1e-9, "{worst:e}");
+        // Drawn pairs follow the plan: over many draws noise 0 meets data j as often as it says.
+        let (noise, data) = (tensor(&golden, "noise", 3), tensor(&golden, "data", 3));
+        let coupling = Coupling::Entropic { reg: golden["reg"].as_f64().unwrap() };
+        let first = coupling.pair(&noise, &data, None, &Noise::new(1), 5).unwrap();
+        assert_eq!(first, coupling.pair(&noise, &data, None, &Noise::new(1), 5).unwrap());
+        assert_ne!(first, coupling.pair(&noise, &data, None, &Noise::new(1), 6).unwrap());
+        let exact = Coupling::Exact.pair(&noise, &data, None, &Noise::new(1), 5).unwrap();
+        assert!(cost(&noise, &data, &first) > cost(&noise, &data, &exact));
+    }
+
+    #[test]
+    fn a_conditional_coupling_keeps_the_noise_of_each_condition_whole() {
+        // Noise ±1 and data ±1, where the class is the sign of the data.
+        let n = 400;
+        let noise = Noise::new(2).normal(0, 0, n);
+        let side = Noise::new(2).permutation(1, n);
+        let class: Vec<f32> = side.iter().map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        let tensor = |x: Vec<f32>| Tensor::from_vec(x, (n, 1), &Device::Cpu).unwrap();
+        let (noise, data, y) = (tensor(noise), tensor(class.clone()), tensor(class.clone()));
+        let mean = |coupling: Coupling| -> f64 {
+            let columns = coupling.pair(&noise, &data, Some(&y), &Noise::new(0), 0).unwrap();
+            let noise = noise.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let of_class = noise.iter().zip(&columns).filter(|(_, j)| class[**j as usize] > 0.0);
+            of_class.map(|(x, _)| f64::from(*x)).sum::<f64>() / (n / 2) as f64
+        };
+        let whole = mean(Coupling::Conditional(ConditionCost::Class));
+        assert!(whole.abs() < 0.15, "{whole}");
+        // The broken twin is plain minibatch OT: class 1 meets the upper half of the noise only.
+        let skewed = mean(Coupling::Exact);
+        assert!(skewed > 0.6, "{skewed}");
+        let heavy = mean(Coupling::Conditional(ConditionCost::Weight { weight: 1e6 }));
+        assert!((heavy - whole).abs() < 1e-12);
+        assert_eq!(mean(Coupling::Conditional(ConditionCost::Weight { weight: 0.0 })), skewed);
+    }
+
+    #[test]
+    fn the_weight_gives_the_share_of_pairs() {
+        let n = 60;
+        let normal = |k: u64| -> Vec<f64> {
+            Noise::new(k).normal(0, 0, 2 * n).into_iter().map(f64::from).collect()
+        };
+        let states = Distances::new(&normal(0), &normal(1), 2).unwrap();
+        let conditions = Distances::new(&normal(2)[..n], &normal(2)[..n], 1).unwrap();
+        for share in [0.05, 0.2] {
+            let weight = weight_of_share(&states, &conditions, share);
+            let (mut m, mut c) = (vec![0.0; n], vec![0.0; n]);
+            let mut count = 0;
+            for i in 0..n {
+                states.row(i, &mut m);
+                conditions.row(i, &mut c);
+                count += (0..n).filter(|&j| m[j] + weight * (1.0 - 1e-12) * c[j] <= m[i]).count();
+            }
+            assert_eq!(count, (share * (n * n) as f64).ceil() as usize, "weight {weight}");
+        }
+        assert_eq!(weight_of_share(&states, &conditions, 0.99), 0.0);
+    }
+
+    #[test]
+    fn bad_input_is_one_typed_error_each() {
+        let x = |n: usize| Tensor::zeros((n, 2), DType::F32, &Device::Cpu).unwrap();
+        let noise = Noise::new(0);
+        let pair = |coupling: &Coupling, data: &Tensor, y: Option<&Tensor>| {
+            coupling.pair(&x(4), data, y, &noise, 0).unwrap_err()
+        };
+        assert!(matches!(pair(&Coupling::Exact, &x(5), None), Error::Shape { .. }));
+        let class = Coupling::Conditional(ConditionCost::Class);
+        assert!(matches!(pair(&class, &x(4), None), Error::Invalid(_)));
+        assert!(matches!(pair(&class, &x(4), Some(&x(3))), Error::Shape { .. }));
+        let bad = (x(4) * f64::NAN).unwrap();
+        assert!(matches!(pair(&Coupling::Exact, &bad, None), Error::Range { .. }));
+        let entropic = |reg| Coupling::Entropic { reg };
+        assert!(matches!(pair(&entropic(1.0), &bad, None), Error::Range { .. }));
+        for coupling in [
+            entropic(0.0),
+            entropic(f64::NAN),
+            Coupling::Conditional(ConditionCost::Ratio { share: 0.0 }),
+            Coupling::Conditional(ConditionCost::Weight { weight: -1.0 }),
+        ] {
+            assert!(matches!(pair(&coupling, &x(4), Some(&x(4))), Error::Range { .. }));
+        }
+        let json = serde_json::to_string(&Coupling::Conditional(ConditionCost::Class)).unwrap();
+        assert_eq!(serde_json::from_str::<Coupling>(&json).unwrap(), class);
+    }
+}

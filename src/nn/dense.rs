@@ -18,9 +18,10 @@
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, D, Layout, Result as TensorResult, Shape, Tensor, WithDType,
 };
-use candle_nn::{Init, Linear, Module, VarBuilder};
+use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
+use super::linear::Linear;
 use crate::{Error, Result};
 
 /// The nonlinearity between two layers.
@@ -141,7 +142,7 @@ fn linear(inputs: usize, outputs: usize, vb: VarBuilder<'_>) -> TensorResult<Lin
     let bound = 1.0 / (inputs as f64).sqrt();
     let init = Init::Uniform { lo: -bound, up: bound };
     let weight = vb.get_with_hints((outputs, inputs), "weight", init)?;
-    Ok(Linear::new(weight, Some(vb.get_with_hints(outputs, "bias", init)?)))
+    Linear::new(weight, Some(vb.get_with_hints(outputs, "bias", init)?))
 }
 
 /// The activation as an operation of its own, and its slope times a gradient.
@@ -289,8 +290,10 @@ impl Real for f32 {
         let n = shifted - ROUND;
         // ln 2 in two parts: the first has few bits, so that n times it is exact.
         let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
-        let series = 1.0 + r * (1.0 + r * (0.5 + r * (1.0 / 6.0 + r * (1.0 / 24.0
-            + r * (1.0 / 120.0 + r * (1.0 / 720.0))))));
+        let series = 1.0
+            + r * (1.0
+                + r * (0.5
+                    + r * (1.0 / 6.0 + r * (1.0 / 24.0 + r * (1.0 / 120.0 + r * (1.0 / 720.0))))));
         let power = (shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits());
         series * f32::from_bits(power)
     }
@@ -300,8 +303,9 @@ impl Real for f32 {
     fn phi(self) -> (Self, Self) {
         let bell = (-0.5 * self * self).exponential();
         let k = 1.0 / (1.0 + 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2 * self.abs());
-        let series = k * (0.254_829_6 + k * (-0.284_496_74 + k * (1.421_413_7
-            + k * (-1.453_152_1 + k * 1.061_405_4))));
+        let series = k
+            * (0.254_829_6
+                + k * (-0.284_496_74 + k * (1.421_413_7 + k * (-1.453_152_1 + k * 1.061_405_4))));
         let tail = 0.5 * series * bell;
         let cumulative = if self > 0.0 { 1.0 - tail } else { tail };
         (cumulative, INVERSE_ROOT_TWO_PI as f32 * bell)
