@@ -106,12 +106,12 @@ fn states_targets_and_weights_are_diffusers() {
         // its coefficients do, on data and noise of at most 4, and the rounding of f32 beside it.
         let state = gap(&v.x_t, at(&format!("{name}/x_t")));
         let field = gap(&v.target, at(&format!("{name}/v")));
-        let table = values(at(&format!("{name}/alphas_cumprod")));
-        let coefficient = |t: &f64| {
-            let (c, bar) = (path.at(*t), table[*t as usize]);
-            (c.alpha - bar.sqrt()).abs() + (c.sigma - (1.0 - bar).sqrt()).abs()
+        let snr = values(at(&format!("{name}/snr")));
+        let coefficient = |(t, snr): (&f64, &f64)| {
+            let (c, bar) = (path.at(*t), snr / (1.0 + snr));
+            (c.alpha - bar.sqrt()).abs() + (c.sigma - (1.0 / (1.0 + snr)).sqrt()).abs()
         };
-        let bound = 4.0 * t.iter().map(coefficient).fold(0.0, f64::max) + 3e-7;
+        let bound = 4.0 * t.iter().zip(&snr).map(coefficient).fold(0.0, f64::max) + 3e-7;
         println!("{name}: x_t {state:.1e}, v {field:.1e}, explained by the table {bound:.1e}");
         assert!(state < bound && field < bound && bound < 1e-5, "{name}: {state} {field} {bound}");
         let mut worst = 0.0f64;

@@ -13,6 +13,7 @@
 pub mod activation;
 pub mod attention;
 pub mod conv;
+pub mod dense;
 pub mod embed;
 pub mod linear;
 pub mod mlp;

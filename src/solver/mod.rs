@@ -6,6 +6,8 @@
 //! known here; which end is noise is the business of [`crate::flow::Path::ends`].
 
 pub mod adaptive;
+mod combine;
+pub mod flow_map;
 pub mod grid;
 pub mod integrate;
 mod jacobian;
@@ -19,6 +21,7 @@ pub mod tableau;
 pub mod transfer;
 
 pub use adaptive::{Adaptive, adaptive};
+pub use flow_map::flow_map;
 pub use integrate::{integrate, integrate_observed};
 pub use likelihood::{Divergence, Likelihood, log_likelihood};
 pub use multistep::multistep2;
