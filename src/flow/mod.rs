@@ -12,10 +12,10 @@
 //! Sources: Lipman et al. 2023 (flow matching), Liu et al. 2023 (rectified flow), Albergo and
 //! Vanden-Eijnden 2023 (interpolants).
 
+pub mod assignment;
 pub mod bridge;
 pub mod clip;
 pub(crate) mod combine;
-pub mod assignment;
 pub mod coupling;
 pub mod denoiser;
 pub mod guidance;

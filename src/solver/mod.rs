@@ -6,7 +6,6 @@
 //! known here; which end is noise is the business of [`crate::flow::Path::ends`].
 
 pub mod adaptive;
-mod combine;
 pub mod flow_map;
 pub mod grid;
 pub mod integrate;
