@@ -202,7 +202,7 @@ fn dashes(points: &[(f64, f64)]) -> Vec<Vec<(f64, f64)>> {
             if ink {
                 match out.last_mut() {
                     Some(dash) if phase > 0.0 && dash.last() == Some(&at(gone)) => {
-                        dash.push(at(next))
+                        dash.push(at(next));
                     }
                     _ => out.push(vec![at(gone), at(next)]),
                 }
