@@ -1,6 +1,7 @@
 //! Parity of single layers with PyTorch and diffusers: outputs and every gradient.
 //! The golden file is written by tests/golden/layers.py.
 
+#![allow(clippy::print_stdout, reason = "a test says how close it came")]
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 #![cfg(feature = "nn")]
 
