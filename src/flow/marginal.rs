@@ -81,24 +81,20 @@ pub fn posterior(
     }
     let (x, points) = (flat(x_t)?, flat(points)?);
     let n = points.dim(0)?;
-    // ‖y − α·x_i‖² without the cancellation of squares multiplied out, less the smallest of them,
-    // and only then over σ²: what overflows is infinitely far from the nearest point.
+    // Not squares multiplied out, which cancel.
     let gap = x.unsqueeze(1)?.broadcast_sub(&points.affine(coef.alpha, 0.0)?.unsqueeze(0)?)?;
-    let square = gap.sqr()?.sum(2)?;
-    let square = square.broadcast_sub(&square.min_keepdim(D::Minus1)?)?;
-    let mut log = square.affine(1.0 / coef.sigma, 0.0)?.affine(-0.5 / coef.sigma, 0.0)?;
+    let mut squares = gap.sqr()?.sum(2)?;
+    let prior = prior.map(|prior| log_prior(prior, n)).transpose()?;
+    if let Some(prior) = &prior {
+        // An impossible point is infinitely far away.
+        let far = prior.iter().map(|p| if p.is_finite() { 0.0 } else { f64::INFINITY });
+        squares = squares.broadcast_add(&Tensor::from_iter(far, &Device::Cpu)?)?;
+    }
+    // The nearest point is taken as the origin before σ divides: small σ must not overflow all.
+    let beyond = squares.broadcast_sub(&squares.min_keepdim(D::Minus1)?)?;
+    let mut log = (beyond / coef.sigma)?.affine(-0.5 / coef.sigma, 0.0)?;
     if let Some(prior) = prior {
-        if prior.len() != n {
-            return Err(Error::shape("prior of the data points", [n], [prior.len()]));
-        }
-        if let Some(bad) = prior.iter().find(|p| !(**p >= 0.0 && p.is_finite())) {
-            return Err(Error::range("prior of the data points", "numbers from 0 on", *bad));
-        }
-        if prior.iter().all(|p| *p == 0.0) {
-            return Err(Error::range("prior of the data points", "one above 0", 0.0));
-        }
-        let prior: Vec<f64> = prior.iter().map(|p| p.ln()).collect();
-        log = log.broadcast_add(&Tensor::from_vec(prior, (1, n), &Device::Cpu)?)?;
+        log = log.broadcast_add(&Tensor::from_vec(prior, n, &Device::Cpu)?)?;
     }
     // The largest exponent becomes 0, so the sum is from 1 to n.
     let weight = log.broadcast_sub(&log.max_keepdim(D::Minus1)?)?.exp()?;
@@ -127,6 +123,21 @@ pub fn marginal(
     let weight = posterior(coef, x_t, points, prior)?;
     let mean = weight.matmul(&flat(points)?)?.reshape(x_t.dims())?;
     Estimate::from_data(coef, x_t, &mean.to_dtype(x_t.dtype())?.to_device(x_t.device())?)
+}
+
+/// Logarithms of the n numbers of a prior.
+fn log_prior(prior: &[f64], n: usize) -> Result<Vec<f64>> {
+    let what = "prior of the data points";
+    if prior.len() != n {
+        return Err(Error::shape(what, [n], [prior.len()]));
+    }
+    if let Some(bad) = prior.iter().find(|p| !(**p >= 0.0 && p.is_finite())) {
+        return Err(Error::range(what, "numbers from 0 on", *bad));
+    }
+    if prior.iter().all(|p| *p == 0.0) {
+        return Err(Error::range(what, "one above 0", 0.0));
+    }
+    Ok(prior.iter().map(|p| p.ln()).collect())
 }
 
 /// Conditional densities and fields are of a path that has noise.
