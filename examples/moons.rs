@@ -64,7 +64,7 @@ fn variant(name: &str) -> Result<Variant> {
         "ot" => out.coupling = Coupling::Exact,
         "c2ot" => conditional = true,
         "shortcut" => {
-            out.shortcut = Some(Shortcut { split: Split::Dyadic { levels: 4 }, share: 0.5 })
+            out.shortcut = Some(Shortcut { split: Split::Dyadic { levels: 4 }, share: 0.5 });
         }
         "split" => out.shortcut = Some(Shortcut { split: Split::Anywhere, share: 0.5 }),
         _ => return Err(unknown(name)),
@@ -317,7 +317,7 @@ fn train(args: &Args) -> Result<()> {
             let lr = if decay == "cosine" { optimizer.lr_at(step, updates) } else { lr };
             adam.update(&loss.backward()?, lr)?;
             mean_loss += f64::from(loss.to_scalar::<f32>()?);
-            if (step + 1) % 1000 == 0 {
+            if (step + 1).is_multiple_of(1000) {
                 let secs = start.elapsed().as_secs_f64();
                 println!(
                     "{} update {} loss {:.4} {:.0} updates/s, coupling {coupling_secs:.0} s of {secs:.0}",

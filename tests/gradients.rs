@@ -432,7 +432,8 @@ fn the_check_passes_sound_operations_and_catches_broken_ones() {
     let gain = Tensor::ones(6, DType::F32, &Device::Cpu).unwrap();
     let shift = gain.zeros_like().unwrap();
     let angles = normal(3, &[1, 3], DType::F32);
-    let fused: [(&str, &dyn Fn(&Tensor) -> candle_core::Result<Tensor>); 5] = [
+    type Fused<'a> = (&'a str, &'a dyn Fn(&Tensor) -> candle_core::Result<Tensor>);
+    let fused: [Fused<'_>; 5] = [
         ("softmax", &candle_nn::ops::softmax_last_dim),
         ("layer norm", &|x| candle_nn::ops::layer_norm(x, &gain, &shift, 1e-5)),
         ("rms norm", &|x| candle_nn::ops::rms_norm(x, &gain, 1e-5)),

@@ -282,7 +282,7 @@ fn stochastic_samplers_have_the_marginals_of_the_data() {
         (Path::StraightReversed, Sampler::Transfer { noising: Noising::Eta(0.5) }),
         (Path::Straight, named("dpmpp_2m_sde")),
         (Path::Straight, sde(Form::Sigma, 1.0)),
-        (Path::StraightReversed, sde(Form::Linear, 1.0)),
+        (Path::CosineReversed, sde(Form::Linear, 1.0)),
         (Path::Straight, sde(Form::Constant, 0.3)),
         (Path::Cosine, sde(Form::Decreasing, 1.0)),
         (Path::CosineReversed, sde(Form::IncreasingDecreasing, 1.0)),

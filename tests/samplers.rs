@@ -1,4 +1,5 @@
-//! diffusers' schedulers and torchdiffeq's Dopri5, reproduced from their recorded trajectories.
+//! diffusers' schedulers, k-diffusion's samplers and torchdiffeq's Dopri5, reproduced from their
+//! recorded trajectories.
 //!
 //! tests/golden/samplers.py ran them on the closed-form network below, once as they are (f32) and
 //! once with their float32 replaced by float64: there only the formulas can differ. The relative
@@ -18,7 +19,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 #![cfg(feature = "nn")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Tensor};
 use pathline::flow::clip::{Limit, Residue, limited};
@@ -344,7 +345,7 @@ fn other_samplers_and_other_grids_are_caught() {
         ("euler_ancestral.trailing.epsilon", "{}"),
     ] {
         let mut value = cases.iter().find(|case| case["name"] == name).unwrap().clone();
-        let change: HashMap<String, Value> = serde_json::from_str(other).unwrap();
+        let change: BTreeMap<String, Value> = serde_json::from_str(other).unwrap();
         let noise = if change.is_empty() { &shuffled } else { noise };
         for (key, change) in change {
             value[key] = change;
@@ -354,6 +355,37 @@ fn other_samplers_and_other_grids_are_caught() {
         let case = Case { value: &value, scheduler: &scheduler, steps };
         let gap = worst(&case.states(start, noise), &golden.tensors[&format!("{name}.f64")]);
         assert!(gap > 1e-4, "{name} with {other}: {gap:e}");
+    }
+}
+
+#[test]
+fn trajectories_are_those_of_k_diffusion() {
+    let golden = golden();
+    let theirs = golden.tensors["k.sigmas"].to_vec1::<f64>().unwrap();
+    let sigmas = grid::karras(10, 15.0, 0.03, 7.0).unwrap();
+    // Theirs are made in f32.
+    assert!(sigmas.iter().zip(&theirs).all(|(a, b)| (a - b).abs() <= 1e-6 * a));
+    let path = Path::Edm { sigma_max: theirs[0] };
+    let noise = &golden.tensors["noise"];
+    for (name, sampler) in [
+        ("euler", Sampler::by_name("euler").unwrap()),
+        ("euler_ancestral", Sampler::Transfer { noising: Noising::Eta(0.5) }),
+        ("heun", Sampler::by_name("heun").unwrap()),
+        ("dpmpp_2m", Sampler::by_name("dpmpp_2m").unwrap()),
+        ("dpmpp_2m_sde", Sampler::Multistep2 { eta: 0.5 }),
+    ] {
+        let mut states = Vec::new();
+        let mut keep = |_: usize, _: f64, x: &Tensor| {
+            states.push(x.clone());
+            Ok(())
+        };
+        let mut draw = |i: usize, _: &Tensor| Ok(noise.get(i)?);
+        let x = (&golden.tensors["start"] * theirs[0]).unwrap();
+        let mut field = denoiser(&path, Target::Data, |x, t| network(&path, Target::Data, x, t));
+        sampler.run(&mut field, &path, x, &theirs, &mut draw, &mut keep).unwrap();
+        let gap = worst(&states, &golden.tensors[&format!("k.{name}")]);
+        println!("k-diffusion {name}: f64 {gap:.1e}");
+        assert!(gap < 1e-13, "{name}: {gap:e}");
     }
 }
 

@@ -13,11 +13,14 @@
 //! Vanden-Eijnden 2023 (interpolants).
 
 pub mod assignment;
+pub mod bridge;
 pub mod clip;
+pub(crate) mod combine;
 pub mod coupling;
 pub mod denoiser;
 pub mod guidance;
 pub mod known;
+pub mod marginal;
 pub mod mixture;
 pub mod noise;
 pub mod objective;
@@ -25,21 +28,26 @@ pub mod path;
 mod philox;
 pub mod prefix;
 mod quantile;
+pub mod reflow;
 pub mod schedule;
 pub mod shortcut;
 pub mod target;
 pub mod time_law;
+pub mod vlb;
+pub mod weight;
 
+pub use bridge::Bridge;
 pub use coupling::Coupling;
 pub use denoiser::Denoiser;
 pub use guidance::{Guidance, guided};
 pub use known::Known;
 pub use mixture::GaussianMixture;
 pub use noise::Noise;
-pub use objective::{CfmBatch, cfm, mse};
+pub use objective::{Batch, CfmBatch, Objective, cfm, mse};
 pub use path::{Coef, Path};
 pub use prefix::Prefix;
 pub use schedule::Discrete;
 pub use shortcut::Shortcut;
 pub use target::{Estimate, Target};
 pub use time_law::TimeLaw;
+pub use weight::Weight;

@@ -1,220 +1,231 @@
-//! The picture itself: frame, grid, labels, lines, legend.
+//! From a figure to pixels: where its panels lie, their frames, and the legend below.
 
-use std::sync::OnceLock;
-
-use plotters::coord::Shift;
-use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{FontStyle, register_font};
-
-use super::Series;
+use super::Color;
 use super::axis::Axis;
+use super::canvas::{Anchor, Canvas, Paint};
+use super::figure::{Figure, Layer, Mark, Panel};
+use super::marks::{self, Place};
 use crate::{Error, Result};
 
-/// Everything is drawn this many times larger and averaged down.
-const SCALE: i32 = 2;
-const FONT: &str = "pathline-plot";
+const FAINT_TEXT: Color = Color(75, 85, 99);
+const FRAME: Color = Color(156, 163, 175);
+const GRID: Color = Color(229, 231, 235);
 
-const TEXT: RGBColor = RGBColor(31, 41, 55);
-const FAINT_TEXT: RGBColor = RGBColor(75, 85, 99);
-const FRAME: RGBColor = RGBColor(156, 163, 175);
-const GRID: RGBColor = RGBColor(229, 231, 235);
-const LINES: [RGBColor; 7] = [
-    RGBColor(37, 99, 235),
-    RGBColor(234, 88, 12),
-    RGBColor(22, 163, 74),
-    RGBColor(147, 51, 234),
-    RGBColor(219, 39, 119),
-    RGBColor(13, 148, 136),
-    RGBColor(120, 113, 108),
-];
+/// Sizes of letters in px: figure's title, panel's title, axis labels and legend, numbers, powers.
+const LETTERS: [f64; 5] = [21.0, 18.0, 17.0, 15.0, 11.0];
+/// Room for a number in px, along and up.
+const EACH: [f64; 2] = [62.0, 48.0];
+/// Height of a row of the legend.
+const ROW: f64 = 26.0;
 
-/// Lines with at most this many points show each of them.
-const FEW_POINTS: usize = 40;
-
-/// Distance of the plot from the picture's sides: left, top, right, bottom.
-const MARGIN: [i32; 4] = [86, 56, 28, 68];
-
-pub(super) struct Labels<'a> {
-    pub(super) title: &'a str,
-    pub(super) x: &'a str,
-    pub(super) y: &'a str,
+/// A layer's name, how it looks, and where its entry lies below the panels.
+struct Entry<'a> {
+    layer: &'a Layer,
+    color: Color,
+    at: (f64, f64),
 }
 
-type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-
-/// `height * width * 3` bytes of RGB.
-pub(super) fn render(
-    [width, height]: [u32; 2],
-    labels: &Labels<'_>,
-    axes: &[Axis; 2],
-    series: &[Series],
-) -> Result<Vec<u8>> {
-    register()?;
-    let large = [width, height].map(|v| v * SCALE as u32);
-    let mut buffer = vec![255; (large[0] * large[1] * 3) as usize];
-    {
-        let area =
-            BitMapBackend::with_buffer(&mut buffer, (large[0], large[1])).into_drawing_area();
-        let size = [width as i32, height as i32];
-        frame(&area, size, labels, axes)
-            .and_then(|()| lines(&area, size, axes, series))
-            .and_then(|()| legend(&area, size, axes, series))
-            .and_then(|()| area.present().map_err(failed))?;
+/// Width and height in px, and the bytes.
+pub(super) fn render(figure: &Figure) -> Result<([u32; 2], Vec<u8>)> {
+    let (count, columns) =
+        (figure.panels.len(), figure.columns.clamp(1, figure.panels.len().max(1)));
+    if count == 0 {
+        let title = &figure.title;
+        return Err(Error::Invalid(format!("plot {title:?}: expected a panel, got none")));
     }
-    Ok(shrink(&buffer, large))
+    let head = if figure.title.is_empty() { 4.0 } else { 44.0 };
+    let [width, height] = figure.panel.map(f64::from);
+    let total = width * columns as f64;
+    let below = head + height * count.div_ceil(columns) as f64;
+    let mut measure = Canvas::new([1, 1])?;
+    let (entries, rows) = legend(&mut measure, figure, total, below)?;
+    let foot = if rows == 0 { 0.0 } else { rows as f64 * ROW + 12.0 };
+    let size = [total as u32, (below + foot) as u32];
+
+    let mut canvas = Canvas::new(size)?;
+    canvas.words(&figure.title, (total / 2.0, 14.0), LETTERS[0], Color::INK, Anchor::Below)?;
+    for (i, panel) in figure.panels.iter().enumerate() {
+        let corner = ((i % columns) as f64 * width, head + (i / columns) as f64 * height);
+        let place = place(&mut measure, panel, corner, [width, height])?;
+        panel.layers.iter().try_for_each(|layer| marks::heat(&mut canvas, layer, &place))?;
+        frame(&mut canvas, panel, &place)?;
+        for (layer, color) in panel.layers.iter().zip(colors(panel)) {
+            marks::draw(&mut canvas, layer, color, &place)?;
+        }
+    }
+    for entry in &entries {
+        key(&mut canvas, entry)?;
+    }
+    Ok((size, canvas.finish()))
 }
 
-fn frame(area: &Area<'_>, size: [i32; 2], labels: &Labels<'_>, axes: &[Axis; 2]) -> Result<()> {
-    let [left, top, right, bottom] = inner(size);
-    for (place, text) in axes[0].ticks(8) {
-        let x = left + (place * f64::from(right - left)).round() as i32;
-        stroke(area, &[(x, top), (x, bottom)], GRID.into(), 1)?;
-        write(area, &text, (x, bottom + 8), 15, FAINT_TEXT, Pos::new(HPos::Center, VPos::Top))?;
-    }
-    for (place, text) in axes[1].ticks(6) {
-        let y = bottom - (place * f64::from(bottom - top)).round() as i32;
-        stroke(area, &[(left, y), (right, y)], GRID.into(), 1)?;
-        write(area, &text, (left - 8, y + 1), 15, FAINT_TEXT, Pos::new(HPos::Right, VPos::Center))?;
-    }
-    stroke(area, &[(left, top), (left, bottom), (right, bottom)], FRAME.into(), 1)?;
-    let middle = (left + right) / 2;
-    write(area, labels.title, (middle, 16), 23, TEXT, Pos::new(HPos::Center, VPos::Top))?;
-    let below = (middle, size[1] - 14);
-    write(area, labels.x, below, 17, TEXT, Pos::new(HPos::Center, VPos::Bottom))?;
-    let style = text_style(17, TEXT, Pos::new(HPos::Center, VPos::Top));
-    let turned = style.transform(FontTransform::Rotate270);
-    let beside = (14 * SCALE, (top + bottom) / 2 * SCALE);
-    area.draw(&Text::new(labels.y, beside, turned)).map_err(failed)
+/// Colours of the layers: their own, or the next of the palette.
+fn colors(panel: &Panel) -> impl Iterator<Item = Color> {
+    let mut next = Color::PALETTE.into_iter().cycle();
+    panel.layers.iter().map(move |layer| match layer.color {
+        Some(color) => color,
+        None => next.next().unwrap_or(Color::INK),
+    })
 }
 
-fn lines(area: &Area<'_>, size: [i32; 2], axes: &[Axis; 2], series: &[Series]) -> Result<()> {
-    for (line, color) in series.iter().zip(LINES.iter().cycle()) {
-        let places: Vec<Option<(i32, i32)>> =
-            line.points.iter().map(|&point| place(size, axes, point)).collect();
-        for piece in places.split(|place| place.is_none()) {
-            let piece: Vec<(i32, i32)> = piece.iter().flatten().copied().collect();
-            let style = ShapeStyle { color: color.to_rgba(), filled: false, stroke_width: 4 };
-            if piece.len() > 1 {
-                area.draw(&PathElement::new(piece.clone(), style)).map_err(failed)?;
+/// Ticks of an axis of so many px: as many as have room.
+fn ticks(axis: &Axis, extent: f64, each: f64) -> Vec<(f64, String)> {
+    axis.ticks(((extent / each) as usize).max(3))
+}
+
+/// The frame of a panel whose left top corner is given.
+fn place(
+    measure: &mut Canvas,
+    panel: &Panel,
+    (x, y): (f64, f64),
+    [width, height]: [f64; 2],
+) -> Result<Place> {
+    let axes = panel.axes()?;
+    let top = 6.0 + 26.0 * given(&panel.title);
+    let bottom = if panel.x.bare { 12.0 } else { 34.0 } + 24.0 * given(&panel.x.label);
+    let mut left = 12.0 + 22.0 * given(&panel.y.label);
+    if !panel.y.bare {
+        let mut widest = 20.0f64;
+        for (_, number) in ticks(&axes[1], height - top - bottom, EACH[1]) {
+            widest = widest.max(number_width(measure, &number)?);
+        }
+        left += widest + 8.0;
+    }
+    let right = if panel.x.bare { 10.0 } else { 18.0 };
+    Ok(Place {
+        left: (x + left).round(),
+        top: (y + top).round(),
+        right: (x + width - right).round(),
+        bottom: (y + height - bottom).round(),
+        label: x + 6.0,
+        axes,
+    })
+}
+
+/// A number that ends at a point; what follows a `^` is smaller and higher.
+fn write_number(canvas: &mut Canvas, number: &str, (x, y): (f64, f64)) -> Result<()> {
+    let (base, power) = number.split_once('^').unwrap_or((number, ""));
+    let raised = canvas.width(power, LETTERS[4])?;
+    canvas.words(power, (x, y - 5.0), LETTERS[4], FAINT_TEXT, Anchor::Left)?;
+    canvas.words(base, (x - raised, y), LETTERS[3], FAINT_TEXT, Anchor::Left)
+}
+
+fn number_width(measure: &mut Canvas, number: &str) -> Result<f64> {
+    let (base, power) = number.split_once('^').unwrap_or((number, ""));
+    Ok(measure.width(base, LETTERS[3])? + measure.width(power, LETTERS[4])?)
+}
+
+fn given(words: &str) -> f64 {
+    if words.is_empty() { 0.0 } else { 1.0 }
+}
+
+fn frame(canvas: &mut Canvas, panel: &Panel, place: &Place) -> Result<()> {
+    let &Place { left, top, right, bottom, .. } = place;
+    let filled = panel.layers.iter().any(|layer| matches!(layer.mark, Mark::Heat { .. }));
+    let rule = |canvas: &mut Canvas, points: [(f64, f64); 2], color: Color| {
+        if !(filled && color == GRID) {
+            canvas.line(&points, 1.0, Paint(color, 1.0));
+        }
+    };
+    let [x_axis, y_axis]: &[Axis; 2] = &place.axes;
+    if !panel.x.bare {
+        for share in x_axis.minor() {
+            let x = left + share * (right - left);
+            rule(canvas, [(x, bottom - 4.0), (x, bottom)], FRAME);
+        }
+        for (share, number) in ticks(x_axis, right - left, EACH[0]) {
+            let x = left + share * (right - left);
+            rule(canvas, [(x, top), (x, bottom)], GRID);
+            rule(canvas, [(x, bottom), (x, bottom + 5.0)], FRAME);
+            let half = number_width(canvas, &number)? / 2.0;
+            write_number(canvas, &number, (x + half, bottom + 16.0))?;
+        }
+    }
+    if !panel.y.bare {
+        for share in y_axis.minor() {
+            let y = bottom - share * (bottom - top);
+            rule(canvas, [(left, y), (left + 4.0, y)], FRAME);
+        }
+        for (share, number) in ticks(y_axis, bottom - top, EACH[1]) {
+            let y = bottom - share * (bottom - top);
+            rule(canvas, [(left, y), (right, y)], GRID);
+            rule(canvas, [(left - 5.0, y), (left, y)], FRAME);
+            write_number(canvas, &number, (left - 9.0, y))?;
+        }
+    }
+    let corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)];
+    for side in corners.windows(2) {
+        rule(canvas, [side[0], side[1]], FRAME);
+    }
+    let middle = (left + right) / 2.0;
+    canvas.words(&panel.title, (middle, top - 6.0), LETTERS[1], Color::INK, Anchor::Above)?;
+    let under = bottom + if panel.x.bare { 8.0 } else { 30.0 };
+    canvas.words(&panel.x.label, (middle, under), LETTERS[2], Color::INK, Anchor::Below)?;
+    let height = (top + bottom) / 2.0;
+    canvas.words(&panel.y.label, (place.label, height), LETTERS[2], Color::INK, Anchor::Turned)
+}
+
+/// Entries in rows below the panels, so that they can cover nothing; a name appears once.
+fn legend<'a>(
+    measure: &mut Canvas,
+    figure: &'a Figure,
+    total: f64,
+    top: f64,
+) -> Result<(Vec<Entry<'a>>, usize)> {
+    let mut entries: Vec<Entry<'a>> = Vec::new();
+    let mut rows: Vec<(f64, usize)> = Vec::new();
+    for panel in &figure.panels {
+        for (layer, color) in panel.layers.iter().zip(colors(panel)) {
+            let known = |entry: &Entry<'_>| entry.layer.name == layer.name;
+            if layer.name.is_empty() || entries.iter().any(known) {
+                continue;
             }
-            if line.points.len() <= FEW_POINTS || piece.len() == 1 {
-                for &point in &piece {
-                    area.draw(&Circle::new(point, 7, color.filled())).map_err(failed)?;
+            let width = 38.0 + measure.width(&layer.name, LETTERS[2])? + 26.0;
+            match rows.last_mut() {
+                Some((used, count)) if *used + width <= total - 24.0 => {
+                    entries.push(Entry { layer, color, at: (*used, 0.0) });
+                    *used += width;
+                    *count += 1;
+                }
+                _ => {
+                    entries.push(Entry { layer, color, at: (0.0, 0.0) });
+                    rows.push((width, 1));
                 }
             }
         }
     }
-    Ok(())
-}
-
-/// The legend stands in the upper corner where it covers fewer points.
-fn legend(area: &Area<'_>, size: [i32; 2], axes: &[Axis; 2], series: &[Series]) -> Result<()> {
-    let named = || series.iter().zip(LINES.iter().cycle()).filter(|(s, _)| !s.name.is_empty());
-    let style = text_style(16, TEXT, Pos::new(HPos::Left, VPos::Center));
-    let mut longest = 0;
-    for (line, _) in named() {
-        let (width, _) = area.estimate_text_size(&line.name, &style).map_err(failed)?;
-        longest = longest.max(width as i32 / SCALE);
-    }
-    let count = named().count() as i32;
-    if count == 0 {
-        return Ok(());
-    }
-    let [left, top, right, _] = inner(size);
-    let [width, height] = [longest + 62, count * 24 + 12];
-    let corners = [[right - width - 12, top + 10], [left + 12, top + 10]];
-    let covered = |[x, y]: [i32; 2]| {
-        let inside = |&(px, py): &(i32, i32)| {
-            (x * SCALE..(x + width) * SCALE).contains(&px)
-                && (y * SCALE..(y + height) * SCALE).contains(&py)
-        };
-        let points = series.iter().flat_map(|s| &s.points);
-        points.filter_map(|&point| place(size, axes, point)).filter(inside).count()
-    };
-    let corner = if covered(corners[1]) < covered(corners[0]) { corners[1] } else { corners[0] };
-    let [x, y] = corner;
-    let outline = [(x * SCALE, y * SCALE), ((x + width) * SCALE, (y + height) * SCALE)];
-    area.draw(&Rectangle::new(outline, WHITE.mix(0.88).filled())).map_err(failed)?;
-    area.draw(&Rectangle::new(outline, ShapeStyle::from(&GRID).stroke_width(2))).map_err(failed)?;
-    for ((line, color), row) in named().zip(0..) {
-        let middle = y + 18 + row * 24;
-        stroke(area, &[(x + 12, middle), (x + 38, middle)], color.to_rgba(), 3)?;
-        let (anchor, position) = (Pos::new(HPos::Left, VPos::Center), (x + 48, middle));
-        write(area, &line.name, position, 16, TEXT, anchor)?;
-    }
-    Ok(())
-}
-
-/// The plot's rectangle: left, top, right, bottom.
-fn inner([width, height]: [i32; 2]) -> [i32; 4] {
-    [MARGIN[0], MARGIN[1], width - MARGIN[2], height - MARGIN[3]]
-}
-
-/// Where a point lies on the large buffer.
-fn place(size: [i32; 2], axes: &[Axis; 2], (x, y): (f64, f64)) -> Option<(i32, i32)> {
-    let [left, top, right, bottom] = inner(size).map(|v| f64::from(v * SCALE));
-    let column = left + axes[0].place(x)? * (right - left);
-    let row = bottom - axes[1].place(y)? * (bottom - top);
-    Some((column.round() as i32, row.round() as i32))
-}
-
-fn stroke(area: &Area<'_>, points: &[(i32, i32)], color: RGBAColor, width: u32) -> Result<()> {
-    let points: Vec<(i32, i32)> = points.iter().map(|&(x, y)| (x * SCALE, y * SCALE)).collect();
-    let style = ShapeStyle { color, filled: false, stroke_width: width * SCALE as u32 };
-    area.draw(&PathElement::new(points, style)).map_err(failed)
-}
-
-fn write(
-    area: &Area<'_>,
-    text: &str,
-    (x, y): (i32, i32),
-    size: i32,
-    color: RGBColor,
-    anchor: Pos,
-) -> Result<()> {
-    let style = text_style(size, color, anchor);
-    area.draw(&Text::new(text, (x * SCALE, y * SCALE), style)).map_err(failed)
-}
-
-fn text_style(size: i32, color: RGBColor, anchor: Pos) -> TextStyle<'static> {
-    let mut style = TextStyle::from((FONT, size * SCALE).into_font()).pos(anchor);
-    style.color = color.to_backend_color();
-    style
-}
-
-/// plotters keeps fonts in one table of the process; ours enters it once, under its own name.
-fn register() -> Result<()> {
-    static REGISTERED: OnceLock<bool> = OnceLock::new();
-    let bytes = epaint_default_fonts::UBUNTU_LIGHT;
-    let usable = || register_font(FONT, FontStyle::Normal, bytes).is_ok();
-    if *REGISTERED.get_or_init(usable) {
-        Ok(())
-    } else {
-        Err(Error::Invalid("the font compiled in for plots cannot be read".to_owned()))
-    }
-}
-
-/// Averages squares of SCALE×SCALE pixels.
-fn shrink(buffer: &[u8], [width, height]: [u32; 2]) -> Vec<u8> {
-    let [width, height, scale] = [width as usize, height as usize, SCALE as usize];
-    let mut small = Vec::with_capacity(buffer.len() / (scale * scale));
-    for y in (0..height).step_by(scale) {
-        for x in (0..width).step_by(scale) {
-            for channel in 0..3 {
-                let at = |i: usize| {
-                    let (row, column) = (y + i / scale, x + i % scale);
-                    u32::from(buffer[(row * width + column) * 3 + channel])
-                };
-                let sum: u32 = (0..scale * scale).map(at).sum();
-                small.push((sum / (scale * scale) as u32) as u8);
-            }
+    let mut rest = entries.iter_mut();
+    for (row, (used, count)) in rows.iter().enumerate() {
+        let left = (total - used + 26.0) / 2.0;
+        for entry in rest.by_ref().take(*count) {
+            entry.at = (left + entry.at.0, top + (row as f64 + 0.5) * ROW);
         }
     }
-    small
+    Ok((entries, rows.len()))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
-fn failed<E: std::error::Error + Send + Sync>(error: DrawingAreaErrorKind<E>) -> Error {
-    Error::Invalid(format!("plot: {error}"))
+/// A sample of the layer and its name.
+fn key(canvas: &mut Canvas, entry: &Entry<'_>) -> Result<()> {
+    let Entry { layer, color, at: (x, y) } = *entry;
+    let paint = Paint(color, layer.opacity.max(0.5));
+    match &layer.mark {
+        Mark::Line { width, dashed, dots } => {
+            let pieces: &[[f64; 2]] =
+                if *dashed { &[[0.0, 7.0], [10.0, 17.0], [20.0, 27.0]] } else { &[[0.0, 28.0]] };
+            for [from, to] in pieces {
+                canvas.line(&[(x + from, y), (x + to, y)], width.max(2.5), paint);
+            }
+            if *dots {
+                canvas.disc((x + 14.0, y), 4.0, paint);
+            }
+        }
+        Mark::Arrows { .. } => marks::arrow(canvas, [(x, y), (x + 28.0, y)], paint)?,
+        Mark::Area | Mark::Shape | Mark::Heat { .. } => {
+            let (left, right) = (x + 4.0, x + 26.0);
+            let corners = [(left, y - 7.0), (right, y - 7.0), (right, y + 7.0), (left, y + 7.0)];
+            canvas.polygon(&corners, paint)?;
+        }
+        Mark::Discs { .. } | Mark::Words(_) => canvas.disc((x + 20.0, y), 5.0, paint),
+    }
+    canvas.words(&layer.name, (x + 36.0, y), LETTERS[2], Color::INK, Anchor::Right)
 }

@@ -1,20 +1,32 @@
-//! Small line plots as PNG files, without a display or a system font.
+//! Pictures as PNG files, without a display or a system font.
 //!
-//! plotters draws on an RGB buffer of twice the size, which is then averaged down, so that lines and
-//! letters are smooth. The letters are Ubuntu Light, compiled in.
+//! A [`Figure`] is data: panels of layers (lines, discs, arrows, areas, shapes, heat maps, words) over linear
+//! or logarithmic axes, and one legend below them, where it can cover nothing. [`line_plot`] is the
+//! short way to one panel of lines.
+//!
+//! plotters draws on an RGB buffer of three times the size, which is then averaged down, so that
+//! lines and letters are smooth; files hold at most 256 colours. The letters are Ubuntu Light, compiled in.
 
 mod axis;
+mod canvas;
+mod color;
 mod draw;
+mod figure;
+mod marks;
+mod png_file;
 
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 
-use crate::{Error, Result};
-use axis::Axis;
+pub use color::Color;
+pub use figure::{Figure, Layer, Mark, Panel, Scale};
 
-/// Width and height of a plot in px.
-const SIZE: [u32; 2] = [960, 600];
+use crate::Result;
+
+/// Width and height of a line plot's panel in px.
+const SIZE: [u32; 2] = [960, 560];
+
+/// Lines with at most this many points show each of them.
+const FEW_POINTS: usize = 40;
 
 /// A named line.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,7 +37,7 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Draws `series` as lines to a 960×600 PNG file, with a dot a point where there are few.
+/// Draws `series` as lines to a PNG file of 960 px width, with a dot a point where there are few.
 ///
 /// # Errors
 /// There is no point that can be drawn, or the file cannot be written.
@@ -37,48 +49,36 @@ pub fn line_plot(
     series: &[Series],
     log_y: bool,
 ) -> Result<()> {
-    let drawable = |&&(x, y): &&(f64, f64)| x.is_finite() && y.is_finite() && (!log_y || y > 0.0);
-    let points = || series.iter().flat_map(|s| s.points.iter().filter(drawable));
-    let x_axis = Axis::around(points().map(|p| p.0), false);
-    let y_axis = Axis::around(points().map(|p| p.1), log_y);
-    let (Some(x_axis), Some(y_axis)) = (x_axis, y_axis) else {
-        let path = path.display();
-        return Err(Error::Invalid(format!("{path}: a plot needs a point that can be drawn")));
-    };
-    let axes = [x_axis.starting_at_zero(), y_axis.starting_at_zero()];
-    let labels = draw::Labels { title, x: x_label, y: y_label };
-    let rgb = draw::render(SIZE, &labels, &axes, series)?;
-    write_png(path, SIZE, &rgb)
-}
-
-fn write_png(path: &Path, [width, height]: [u32; 2], rgb: &[u8]) -> Result<()> {
-    let file = File::create(path).map_err(|e| Error::io(path, e))?;
-    let mut encoder = png::Encoder::new(BufWriter::new(file), width, height);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    encoder
-        .write_header()
-        .and_then(|mut writer| writer.write_image_data(rgb).and_then(|()| writer.finish()))
-        .map_err(|e| Error::io(path, std::io::Error::other(e)))
+    let y = Scale { logarithmic: log_y, ..Scale::linear(y_label) };
+    let layers = series.iter().map(|series| {
+        let points = series.points.clone();
+        let few = points.len() <= FEW_POINTS;
+        let layer = if few { Layer::dotted_line(points) } else { Layer::line(points) };
+        layer.named(series.name.as_str())
+    });
+    let panel = Panel::new("", Scale::linear(x_label), y).with_all(layers);
+    Figure::new(title, 1, SIZE).with(panel).save(path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn read(path: &Path) -> Vec<u8> {
         let file = std::io::BufReader::new(File::open(path).unwrap());
-        let mut reader = png::Decoder::new(file).read_info().unwrap();
+        let mut decoder = png::Decoder::new(file);
+        decoder.set_transformations(png::Transformations::EXPAND);
+        let mut reader = decoder.read_info().unwrap();
         let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut rgb).unwrap();
-        assert_eq!([info.width, info.height], SIZE);
+        assert_eq!((info.width, info.color_type), (SIZE[0], png::ColorType::Rgb));
         rgb
     }
 
-    fn ink(rgb: &[u8], rows: std::ops::Range<usize>) -> usize {
-        let row = SIZE[0] as usize * 3;
-        let area = &rgb[rows.start * row..rows.end * row];
-        area.chunks_exact(3).filter(|p| p.iter().all(|v| *v < 200)).count()
+    fn ink(rgb: &[u8]) -> usize {
+        rgb.chunks_exact(3).filter(|p| p.iter().all(|v| *v < 150)).count()
     }
 
     fn example() -> Vec<Series> {
@@ -99,25 +99,87 @@ mod tests {
     }
 
     #[test]
-    fn text_and_lines_are_drawn() {
+    fn words_are_drawn_and_the_legend_lies_below() {
         let folder = tempfile::tempdir().unwrap();
         let target = std::env::var("PATHLINE_PICTURES");
         let folder = target.as_deref().map_or(folder.path(), Path::new);
         for (log_y, name) in [(false, "linear"), (true, "log")] {
             let path = folder.join(format!("plot-{name}.png"));
-            let title = "Flow matching on PushT";
-            line_plot(&path, title, "training step", "loss", &example(), log_y).unwrap();
-            let named = read(&path);
-            line_plot(&path.with_extension("bare.png"), "", "", "", &example(), log_y).unwrap();
-            let bare = read(&path.with_extension("bare.png"));
-            // The title's letters are all the dark ink there is above the plot.
-            assert!(ink(&named, 8..48) > 500, "the title has {} dark pixels", ink(&named, 8..48));
-            assert_eq!(ink(&bare, 8..48), 0);
-            // Below the axis there are tick labels, and the axis' name only where it has one.
-            let below = 536..600;
-            assert!(ink(&bare, below.clone()) > 100);
-            assert!(ink(&named, below.clone()) > ink(&bare, below) + 200);
+            let draw = |title: &str, x: &str, y: &str, series: &[Series]| {
+                line_plot(&path, title, x, y, series, log_y).unwrap();
+                read(&path)
+            };
+            let nameless: Vec<Series> =
+                example().into_iter().map(|s| Series { name: String::new(), ..s }).collect();
+            let bare = draw("", "", "", &nameless);
+            let labelled = draw("", "training step", "loss", &nameless);
+            assert!(ink(&labelled) > ink(&bare) + 80, "{} {}", ink(&labelled), ink(&bare));
+            let legend = draw("", "training step", "loss", &example());
+            // One more row of the picture for all entries, and the panel as it was, but for the
+            // palette.
+            assert_eq!(legend.len() - labelled.len(), 38 * 960 * 3);
+            let pairs = legend.iter().zip(&labelled).take(520 * 960 * 3);
+            let moved = pairs.filter(|(a, b)| a.abs_diff(**b) > 24).count();
+            assert!(moved == 0, "{moved} bytes of the panel moved");
+            let full = draw("Flow matching on PushT", "training step", "loss", &example());
+            assert_eq!(full.len() - legend.len(), 40 * 960 * 3);
+            assert!(ink(&full) > ink(&legend) + 100, "{} {}", ink(&full), ink(&legend));
         }
+    }
+
+    #[test]
+    fn every_mark_is_drawn_inside_its_frame() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("marks.png");
+        let hue = |layer: Layer| {
+            // Half of the layer lies outside the axes.
+            let panel = Panel::new("", Scale::bare(0.0, 1.0), Scale::bare(0.0, 1.0));
+            let layer = layer.colored(Color::VERMILION).faded(1.0);
+            let figure = Figure::new("", 1, [960, 200]).with(panel.with(layer));
+            figure.save(&path).unwrap();
+            let rgb = read(&path);
+            let red = |p: &[u8]| p[0] > 150 && p[2] < 60;
+            let rows = rgb.chunks_exact(960 * 3).map(|row| {
+                let found: Vec<usize> = row
+                    .chunks_exact(3)
+                    .enumerate()
+                    .filter(|(_, p)| red(p))
+                    .map(|(i, _)| i)
+                    .collect();
+                (
+                    found.len(),
+                    found.first().copied().unwrap_or(500),
+                    found.last().copied().unwrap_or(500),
+                )
+            });
+            rows.fold((0, 500, 500), |all, row| (all.0 + row.0, all.1.min(row.1), all.2.max(row.2)))
+        };
+        let across = vec![(-1.0, 0.5), (0.5, 0.5), (2.0, 0.6)];
+        let layers = [
+            Layer::line(across.clone()),
+            Layer::dashes(across.clone()),
+            Layer::discs(across.clone(), 3.0),
+            Layer::arrows(across.clone(), &[(1.0, 0.0), (9.0, 0.2), (-1.0, 0.0)], 1.0),
+            Layer::shape(vec![(-1.0, 0.2), (2.0, 0.2), (2.0, 0.8)]),
+            Layer::area(across),
+        ];
+        for layer in layers {
+            let mark = layer.mark.clone();
+            let (count, first, last) = hue(layer);
+            assert!(count > 15 && first >= 9 && last <= 951, "{mark:?}: {count} {first} {last}");
+        }
+        // A heat map: white at its first corner, dark at the other.
+        let heat = Layer::heat([(0.0, 0.0), (1.0, 1.0)], 2, vec![0.0, 0.5, 0.5, 1.0]);
+        let panel = || Panel::new("", Scale::bare(0.0, 1.0), Scale::bare(0.0, 1.0));
+        Figure::new("", 1, [960, 200]).with(panel().with(heat)).save(&path).unwrap();
+        let rgb = read(&path);
+        let pixel = |x: usize, y: usize| &rgb[(y * 960 + x) * 3..][..3];
+        assert!(pixel(16, 180).iter().all(|v| *v > 240), "{:?}", pixel(16, 180));
+        assert!(pixel(940, 16)[0] < 60, "{:?}", pixel(940, 16));
+
+        let broken = Layer::heat([(0.0, 0.0), (1.0, 1.0)], 3, vec![0.0; 4]);
+        assert!(Figure::new("", 1, [960, 200]).with(panel().with(broken)).save(&path).is_err());
+        assert!(Figure::new("", 1, [960, 200]).save(&path).is_err());
     }
 
     #[test]

@@ -22,10 +22,10 @@
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::combine::combine;
 use super::grid;
 use super::solution::{Field, Observer, Solution, check_finite};
 use super::tableau::{DOPRI5, Embedded, Tableau};
+use crate::flow::combine::combine;
 use crate::{Error, Result};
 
 /// Tolerances and the step control.

@@ -1,12 +1,11 @@
 //! Samplers: from noise to data over a grid of times that is plain f64.
 //!
 //! A sampler asks a [`crate::flow::Denoiser`] what a state is made of and makes the next state
-//! ([`transfer`], [`multistep`], [`sde`]), or follows its velocity ([`integrate()`] with a tableau,
-//! [`adaptive`]). [`Sampler`] names them all as data, [`Grid`] the grids. No network and no policy is
+//! ([`transfer()`], [`multistep2`], [`euler_maruyama`]), or follows its velocity ([`integrate()`] with a
+//! tableau, [`adaptive()`]). [`Sampler`] names them all as data, [`Grid`] the grids. No network and no policy is
 //! known here; which end is noise is the business of [`crate::flow::Path::ends`].
 
 pub mod adaptive;
-mod combine;
 pub mod flow_map;
 pub mod grid;
 pub mod integrate;

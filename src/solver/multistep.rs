@@ -13,11 +13,11 @@
 
 use candle_core::Tensor;
 
-use super::combine::combine;
 use super::grid;
 use super::solution::{Draw, Observer, Solution, check_finite};
 use super::transfer::{check_eta, decay};
 use crate::Result;
+use crate::flow::combine::combine;
 use crate::flow::{Coef, Denoiser, Path};
 
 /// The weights of one step.

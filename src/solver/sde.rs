@@ -20,9 +20,9 @@ use std::f64::consts::{FRAC_PI_2, PI};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::combine::combine;
 use super::grid;
 use super::solution::{Draw, Observer, Solution, check_finite};
+use crate::flow::combine::combine;
 use crate::flow::{Coef, Denoiser, Path};
 use crate::{Error, Result};
 

@@ -115,7 +115,7 @@ impl Tableau {
     pub fn by_name(name: &str) -> Result<&'static Tableau> {
         ALL.into_iter().find(|tableau| tableau.name == name).ok_or_else(|| {
             let names = ALL.map(|tableau| tableau.name).join(", ");
-            Error::Invalid(format!("solver: expected one of {names}, got {name:?}"))
+            Error::Unknown { what: "solver".into(), expected: names, got: name.into() }
         })
     }
 
@@ -186,7 +186,8 @@ mod tests {
         let sum = |w: &[f64], f: &dyn Fn(usize) -> f64| (0..7).map(|i| w[i] * f(i)).sum::<f64>();
         let nest = |i: usize| inner(i, &|j| c[j]);
         let twice = |i: usize| inner(i, &nest);
-        let trees: [(i32, f64, &dyn Fn(usize) -> f64); 8] = [
+        type Tree<'a> = (i32, f64, &'a dyn Fn(usize) -> f64);
+        let trees: [Tree<'_>; 8] = [
             (1, 1.0, &|_| 1.0),
             (2, 2.0, &|i| c[i]),
             (3, 3.0, &|i| c[i].powi(2)),

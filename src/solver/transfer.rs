@@ -18,9 +18,9 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::combine::combine;
 use super::grid;
 use super::solution::{Draw, Observer, Solution, check_finite};
+use crate::flow::combine::combine;
 use crate::flow::{Coef, Denoiser, Estimate, Path};
 use crate::{Error, Result};
 
@@ -72,7 +72,7 @@ pub(super) fn decay(from: &Coef, to: &Coef) -> Result<f64> {
         return Ok(decay);
     }
     Err(Error::Grid {
-        expected: "steps towards the data, where fresh noise is to be added".into(),
+        expected: "steps towards the data; only an ODE of one step goes back".into(),
         got: format!("a step from {from:?} to {to:?}"),
     })
 }

@@ -265,7 +265,7 @@ impl<'a> Sampler<'a> {
             let mirrored = self.noise.uniform(global, draw::MIRROR) < 0.5;
             let mirror = self.mirror.filter(|_| mirrored);
             self.push(frame, mirror, &mut features, &mut actions, &mut mask);
-            t.push(self.time.sample(&self.noise, global, draw::TIME));
+            t.push(self.time.sample_on(&self.config.path, &self.noise, global, draw::TIME));
             let row = &mut noise[i * h * d..(i + 1) * h * d];
             self.noise.normal_into(global, draw::NOISE, row);
         }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Trajectories of diffusers' schedulers and torchdiffeq's Dopri5 on a network known in closed form.
+"""Trajectories of diffusers, k-diffusion and torchdiffeq's Dopri5 on a network known in closed form.
 
-    python tests/golden/samplers.py            (diffusers 0.42.1, torchdiffeq 0.2.5, torch, numpy)
+    python tests/golden/samplers.py            (diffusers 0.42.1, k-diffusion, torchdiffeq 0.2.5)
 
 The network is the exact answer for data that are, number by number, a mixture of three normal
 distributions: `E[data | x_t]` by `posterior_mean` below, turned into epsilon, sample or v. It is
@@ -11,11 +11,14 @@ tests/samplers.rs.
 Every case runs twice: as diffusers is (f32), and with float32 of the scheduler's module replaced by
 float64, tables included: then only the formulas can differ. The step noise is recorded: draw number i
 is row i of `noise`. States are stored as the scheduler has them: EulerDiscrete, EulerAncestral
-and Heun keep the data at unit scale (x/alpha).
+and Heun keep the data at unit scale (x/alpha), as k-diffusion does, which runs in f64 as it is.
 """
+import importlib.metadata
 import json
 import math
 import os
+import sys
+import types
 
 import diffusers
 import numpy as np
@@ -31,6 +34,10 @@ from diffusers.schedulers import (
     scheduling_heun_discrete,
 )
 from safetensors.numpy import save_file
+
+# k-diffusion imports CLIP for an evaluation that is not used here, and CLIP needs an old setuptools.
+sys.modules.setdefault("clip", types.ModuleType("clip"))
+from k_diffusion import sampling as k_sampling  # noqa: E402
 
 SEED = 20261124
 STEPS, SHAPE = 12, (2, 1, 4)
@@ -275,10 +282,38 @@ for rtol, atol in [(1e-3, 1e-4), (1e-5, 1e-5), (1e-7, 1e-9), (1e-9, 1e-11)]:
     )
     print(name, nfe, beyond)
 
+# k-diffusion: samplers over deviations, in f64 as they are; states at unit scale of the data.
+SIGMAS = k_sampling.get_sigmas_karras(10, 0.03, 15.0).double()
+
+
+def k_case(name, sampler, **arguments):
+    states, step = [], {"i": 0}
+
+    def model(x, sigma):
+        return torch.tensor(posterior_mean(x.numpy(), 1.0, float(sigma[0])))
+
+    def keep(info):
+        states.append(info["x"].numpy().copy())
+        step["i"] = info["i"]
+
+    if "eta" in arguments:
+        arguments["noise_sampler"] = lambda *_: torch.tensor(NOISE[step["i"]])
+    x = sampler(model, torch.tensor(START) * SIGMAS[0], SIGMAS, callback=keep, disable=True, **arguments)
+    TENSORS[f"k.{name}"] = np.stack([*states, x.numpy()])
+
+
+k_case("euler", k_sampling.sample_euler)
+k_case("euler_ancestral", k_sampling.sample_euler_ancestral, eta=0.5)
+k_case("heun", k_sampling.sample_heun)
+k_case("dpmpp_2m", k_sampling.sample_dpmpp_2m)
+k_case("dpmpp_2m_sde", k_sampling.sample_dpmpp_2m_sde, eta=0.5, solver_type="midpoint")
+TENSORS["k.sigmas"] = SIGMAS.numpy()
+
 TENSORS["start"], TENSORS["noise"] = START, NOISE
 meta = {
     "made_by": "tests/golden/samplers.py",
     "versions": f"diffusers {diffusers.__version__}, torchdiffeq {torchdiffeq.__version__}, "
+    f"k-diffusion {importlib.metadata.version('k-diffusion')}, "
     f"torch {torch.__version__}, numpy {np.__version__}",
     "seed": str(SEED),
     "mixture": json.dumps(MIXTURE),

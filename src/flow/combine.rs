@@ -1,4 +1,4 @@
-//! `Σ w_i·x_i` in one pass: the only arithmetic on tensors that samplers do.
+//! `Σ w_i·x_i` in one pass: nearly all the arithmetic on tensors that samplers do.
 
 use candle_core::{CpuStorage, DType, Storage, Tensor, WithDType};
 
