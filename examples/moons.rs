@@ -5,6 +5,7 @@
 //! moons eval  --variant ot --seed 0 --out runs/moons     appends one JSON line per solver to results.jsonl
 //! moons floor --seed 0 --out runs/moons                  true moons against true moons
 //! moons table --out runs/moons                           the table of docs/moons.md
+//! moons picture --out runs/moons                         its picture, of seed 0
 //! ```
 
 #![allow(clippy::print_stdout, reason = "a program that prints a table")]
@@ -22,6 +23,7 @@ use pathline::flow::shortcut::{Shortcut, Split, time_columns};
 use pathline::flow::{Noise, Path, cfm, mse};
 use pathline::nn::dense::{Activation, Dense, DenseConfig};
 use pathline::nn::params::Params;
+use pathline::plot::{Color, Figure, Layer, Panel, Scale};
 use pathline::solver::flow_map::flow_map;
 use pathline::solver::{Adaptive, adaptive, grid};
 use pathline::train::optimizer::{AdamW, OptimizerConfig};
@@ -444,6 +446,55 @@ fn append(out: &FilePath, line: &serde_json::Value) -> Result<()> {
     handle.write_all(format!("{line}\n").as_bytes()).map_err(|e| Error::io(&file, e))
 }
 
+/// Samples of four ways, with straight lines from where they started (docs/moons.png).
+fn picture(args: &Args) -> Result<()> {
+    let out = folder(args);
+    let seed: u64 = args.number("seed", 0)?;
+    let n = 1000;
+    let noise = Noise::new(500_000 + seed);
+    let x0 = gaussians(&noise, 0, n)?;
+    let pairs = |x: &Tensor| -> Result<Vec<(f64, f64)>> {
+        Ok(coordinates(x)?.chunks_exact(2).map(|p| (p[0], p[1])).collect())
+    };
+    let mut figure = Figure::new("", 4, [320, 320]);
+    for (title, name) in [
+        ("FM, one step", "fm"),
+        ("minibatch OT, one step", "ot"),
+        ("shortcut on OT pairs, one step", "shortcut-ot-D"),
+        ("true moons", ""),
+    ] {
+        let mut panel = Panel::new(title, Scale::bare(-7.0, 7.0), Scale::bare(-7.0, 7.0));
+        let ends = if name.is_empty() {
+            pairs(&moons(&noise, 0, n, true)?.0)?
+        } else {
+            let variant = variant(name.trim_end_matches("-D"))?;
+            let file = out.join(format!("{name}-{seed}.safetensors"));
+            let tensors = candle_core::safetensors::load(&file, &Device::Cpu)?;
+            let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+            let net = Dense::load(&network(args, &variant)?, vb)?;
+            let mut field = |x: &Tensor, t: f64, r: f64| -> Result<Tensor> {
+                let times = match variant.shortcut {
+                    Some(_) => time_columns(&PATH, &vec![t; n], &vec![r; n], x)?,
+                    None => column(&vec![t; n])?,
+                };
+                Ok(net.forward(x, &times)?)
+            };
+            pairs(&flow_map(&mut field, x0.clone(), &[1.0, 0.0], &mut |_, _, _| Ok(()))?.x)?
+        };
+        let starts = pairs(&x0)?;
+        if !name.is_empty() {
+            for (from, to) in starts.iter().zip(&ends).take(300) {
+                let line = Layer::thin_line(vec![*from, *to], 0.6);
+                panel = panel.with(line.colored(Color::GREY).faded(0.35));
+            }
+        }
+        panel = panel.with(Layer::discs(starts, 1.2).colored(Color::AMBER).named("noise"));
+        panel = panel.with(Layer::discs(ends, 1.2).colored(Color::BLUE).named("samples"));
+        figure = figure.with(panel);
+    }
+    figure.save(FilePath::new(&args.text("file", "docs/moons.png")))
+}
+
 /// The rows of the table: what it is, the run's name, and the published squared W2 with one Euler step
 /// and with Dopri5.
 const PUBLISHED: [(&str, &str, &str, &str); 9] = [
@@ -526,9 +577,10 @@ fn main() -> Result<()> {
         "eval" => eval(&args),
         "floor" => floor(&args),
         "table" => table(&args),
+        "picture" => picture(&args),
         other => Err(Error::Unknown {
             what: "command".into(),
-            expected: "train, eval, floor, table".into(),
+            expected: "train, eval, floor, table, picture".into(),
             got: other.into(),
         }),
     }
