@@ -5,6 +5,7 @@
 //! moons eval  --variant ot --seed 0 --out runs/moons     appends one JSON line per solver to results.jsonl
 //! moons floor --seed 0 --out runs/moons                  true moons against true moons
 //! moons table --out runs/moons                           the table of docs/moons.md
+//! moons picture --out runs/moons                         its picture, of seed 0
 //! ```
 
 #![allow(clippy::print_stdout, reason = "a program that prints a table")]
@@ -22,6 +23,7 @@ use pathline::flow::shortcut::{Shortcut, Split, time_columns};
 use pathline::flow::{Noise, Path, cfm, mse};
 use pathline::nn::dense::{Activation, Dense, DenseConfig};
 use pathline::nn::params::Params;
+use pathline::plot::{Color, Figure, Layer, Panel, Scale};
 use pathline::solver::flow_map::flow_map;
 use pathline::solver::{Adaptive, adaptive, grid};
 use pathline::train::optimizer::{AdamW, OptimizerConfig};
@@ -444,27 +446,117 @@ fn append(out: &FilePath, line: &serde_json::Value) -> Result<()> {
     handle.write_all(format!("{line}\n").as_bytes()).map_err(|e| Error::io(&file, e))
 }
 
-/// Mean and standard deviation (of the sample, n − 1) of every row, from the newest line of each.
+/// Samples of four ways, with straight lines from where they started (docs/moons.png).
+fn picture(args: &Args) -> Result<()> {
+    let out = folder(args);
+    let seed: u64 = args.number("seed", 0)?;
+    let n = 1000;
+    let noise = Noise::new(500_000 + seed);
+    let x0 = gaussians(&noise, 0, n)?;
+    let pairs = |x: &Tensor| -> Result<Vec<(f64, f64)>> {
+        Ok(coordinates(x)?.chunks_exact(2).map(|p| (p[0], p[1])).collect())
+    };
+    let mut figure = Figure::new("", 4, [320, 320]);
+    for (title, name) in [
+        ("FM, one step", "fm"),
+        ("minibatch OT, one step", "ot"),
+        ("shortcut on OT pairs, one step", "shortcut-ot-D"),
+        ("true moons", ""),
+    ] {
+        let mut panel = Panel::new(title, Scale::bare(-7.0, 7.0), Scale::bare(-7.0, 7.0));
+        let ends = if name.is_empty() {
+            pairs(&moons(&noise, 0, n, true)?.0)?
+        } else {
+            let variant = variant(name.trim_end_matches("-D"))?;
+            let file = out.join(format!("{name}-{seed}.safetensors"));
+            let tensors = candle_core::safetensors::load(&file, &Device::Cpu)?;
+            let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+            let net = Dense::load(&network(args, &variant)?, vb)?;
+            let mut field = |x: &Tensor, t: f64, r: f64| -> Result<Tensor> {
+                let times = match variant.shortcut {
+                    Some(_) => time_columns(&PATH, &vec![t; n], &vec![r; n], x)?,
+                    None => column(&vec![t; n])?,
+                };
+                Ok(net.forward(x, &times)?)
+            };
+            pairs(&flow_map(&mut field, x0.clone(), &[1.0, 0.0], &mut |_, _, _| Ok(()))?.x)?
+        };
+        let starts = pairs(&x0)?;
+        if !name.is_empty() {
+            for (from, to) in starts.iter().zip(&ends).take(300) {
+                let line = Layer::thin_line(vec![*from, *to], 0.6);
+                panel = panel.with(line.colored(Color::GREY).faded(0.35));
+            }
+        }
+        panel = panel.with(Layer::discs(starts, 1.2).colored(Color::AMBER).named("noise"));
+        panel = panel.with(Layer::discs(ends, 1.2).colored(Color::BLUE).named("samples"));
+        figure = figure.with(panel);
+    }
+    figure.save(FilePath::new(&args.text("file", "docs/moons.png")))
+}
+
+/// The rows of the table: what it is, the run's name, and the published squared W2 with one Euler step
+/// and with Dopri5.
+const PUBLISHED: [(&str, &str, &str, &str); 9] = [
+    ("FM", "fm", "6.232 ± 0.186", "0.120 ± 0.045"),
+    ("FM, published width", "fm-wide", "6.232 ± 0.186", "0.120 ± 0.045"),
+    ("OT", "ot", "0.072 ± 0.025", "0.050 ± 0.040"),
+    ("FM, class", "fm-class", "2.573 ± 0.112", "0.059 ± 0.029"),
+    ("OT, class", "ot-class", "0.483 ± 0.059", "0.462 ± 0.025"),
+    ("C²OT, class", "c2ot-class", "0.048 ± 0.010", "0.018 ± 0.006"),
+    ("FM, x", "fm-x", "0.732 ± 0.052", "0.028 ± 0.010"),
+    ("OT, x", "ot-x", "8.276 ± 6.510", "2.143 ± 1.993"),
+    ("C²OT, x", "c2ot-x", "0.077 ± 0.024", "0.013 ± 0.003"),
+];
+
+/// The few-step rows: what it is, the run's name, the solver.
+const FEW: [(&str, &str, &str); 6] = [
+    ("OT, as above, Euler", "ot", "1"),
+    ("OT, few-step recipe, Euler", "ot-D", "1"),
+    ("OT, few-step recipe, Euler", "ot-D", "2"),
+    ("**shortcut on OT pairs**, flow map", "shortcut-ot-D", "1"),
+    ("**shortcut on OT pairs**, flow map", "shortcut-ot-D", "2"),
+    ("true moons, random class and angle", "floor", "random"),
+];
+
+/// Prints the tables: mean ± standard deviation (with n − 1) over the seeds, newest line of each.
 fn table(args: &Args) -> Result<()> {
     let file = folder(args).join("results.jsonl");
     let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-    let mut rows: BTreeMap<[String; 3], BTreeMap<u64, f64>> = BTreeMap::new();
+    let mut rows: BTreeMap<[String; 2], BTreeMap<u64, [f64; 2]>> = BTreeMap::new();
     for line in text.lines() {
         let value: serde_json::Value = serde_json::from_str(line)
             .map_err(|e| Error::Invalid(format!("{}: {e}", file.display())))?;
-        let key = ["variant", "weights", "solver"]
-            .map(|key| value[key].as_str().unwrap_or_default().to_owned());
-        let seed = value["seed"].as_u64().unwrap_or_default();
-        let w2 = value["squared_w2"].as_f64().unwrap_or(f64::NAN);
-        rows.entry(key).or_default().insert(seed, w2);
+        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        if text("weights") != "ema" {
+            let numbers = ["squared_w2", "nfe"].map(|key| value[key].as_f64().unwrap_or(f64::NAN));
+            let seed = value["seed"].as_u64().unwrap_or_default();
+            rows.entry([text("variant"), text("solver")]).or_default().insert(seed, numbers);
+        }
     }
-    println!("| variant | weights | solver | squared W2 | seeds |\n|---|---|---|---|---|");
-    for ([variant, weights, solver], seeds) in rows {
-        let n = seeds.len() as f64;
-        let mean = seeds.values().sum::<f64>() / n;
-        let square: f64 = seeds.values().map(|w| (w - mean).powi(2)).sum();
-        let deviation = (square / (n - 1.0).max(1.0)).sqrt();
-        println!("| {variant} | {weights} | {solver} | {mean:.4} ± {deviation:.4} | {n} |");
+    let cell = |variant: &str, solver: &str| match rows.get(&[variant.into(), solver.into()]) {
+        None => ("–".to_owned(), 0, f64::NAN),
+        Some(seeds) => {
+            let n = seeds.len() as f64;
+            let mean = |k: usize| seeds.values().map(|x| x[k]).sum::<f64>() / n;
+            let square: f64 = seeds.values().map(|x| (x[0] - mean(0)).powi(2)).sum();
+            let deviation = match seeds.len() {
+                1 => String::new(),
+                _ => format!(" ± {:.3}", (square / (n - 1.0)).sqrt()),
+            };
+            (format!("{:.3}{deviation}", mean(0)), seeds.len(), mean(1))
+        }
+    };
+    println!("| | Euler-1 | published | Dopri5 | published | evaluations | seeds |");
+    println!("|---|---|---|---|---|---|---|");
+    for (name, variant, euler, dopri5) in PUBLISHED {
+        let ((one, seeds, _), (ode, _, nfe)) = (cell(variant, "1"), cell(variant, "dopri5"));
+        println!("| {name} | {one} | {euler} | {ode} | {dopri5} | {nfe:.0} | {seeds} |");
+    }
+    println!("\n| | evaluations | squared W2 | seeds |\n|---|---|---|---|");
+    for (name, variant, solver) in FEW {
+        let (w2, seeds, nfe) = cell(variant, solver);
+        println!("| {name} | {nfe:.0} | {w2} | {seeds} |");
     }
     Ok(())
 }
@@ -485,9 +577,10 @@ fn main() -> Result<()> {
         "eval" => eval(&args),
         "floor" => floor(&args),
         "table" => table(&args),
+        "picture" => picture(&args),
         other => Err(Error::Unknown {
             what: "command".into(),
-            expected: "train, eval, floor, table".into(),
+            expected: "train, eval, floor, table, picture".into(),
             got: other.into(),
         }),
     }
