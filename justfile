@@ -19,7 +19,7 @@ ci:
 deny:
     .ci/run deny
 
-# Golden files from the Python packages: PYTHON=... PYTHON_LEROBOT=... just golden
+# Golden files from the Python packages: PYTHON=... PYTHON_LEROBOT=... PYTHON_CORE=... just golden
 golden:
     .ci/run golden
 

@@ -133,7 +133,7 @@ fn failures_are_exit_code_1_and_one_line_on_stderr() {
         ([&infer(&[])[..], &["--observation", missing]].concat(), "none"),
         ([&infer(&[])[..], &["--observation", broken]].concat(), "broken.safetensors"),
         ([&infer(&["--example"])[..], &["--noise", broken]].concat(), "broken.safetensors"),
-        (infer(&["--example", "--solver", "ddim"]), "heun"),
+        (infer(&["--example", "--solver", "ddpm"]), "heun"),
         (infer(&["--example", "--steps", "0"]), "steps"),
         (infer(&["--example", "--steps", "99999999999"]), "1000"),
         (vec!["infer", "--policy", p, "--example", "--out", "/nowhere/x"], "/nowhere"),
