@@ -13,7 +13,8 @@
 //! |---|---|---|
 //! | [`action`] | chunks, the timeline that plays them by tick, the gate that checks them | nothing |
 //! | [`wire`] | CDR messages, keys, the rmw_zenoh attachment | nothing |
-//! | `flow`, `solver` | probability paths, targets, objectives, noise; tableaux and the integrator | tensors |
+//! | `flow` | paths, targets, objectives, couplings, guidance, noise: what is learned | tensors |
+//! | `solver` | grids, samplers, adaptive integration, likelihood: how it is walked | tensors |
 //! | `nn`, `policy` | networks; a policy folder as a function from observations to a chunk | tensors |
 //! | `dataset`, `train` | LeRobotDataset v3 folders; recipes, optimiser, checkpoints, evaluation | tensors, simulator |
 //! | `node` | the policy server, the simulator node, the recorder | zenoh, simulator |
