@@ -15,7 +15,7 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::noise::Noise;
-use super::objective::cfm;
+use super::objective::{cfm, column};
 use super::path::Path;
 use crate::{Error, Result};
 
@@ -142,12 +142,7 @@ impl Shortcut {
     /// The right side of the consistency condition divided by the length of the interval.
     fn consistent(&self, x: &Tensor, at: &[Interval], map: &mut FlowMap<'_>) -> Result<Tensor> {
         let x = x.detach();
-        let column = |of: &dyn Fn(&Interval) -> f64| -> Result<Tensor> {
-            let values: Vec<f64> = at.iter().map(of).collect();
-            let mut shape = vec![1; x.rank()];
-            shape[0] = at.len();
-            Ok(Tensor::from_vec(values, shape, x.device())?.to_dtype(x.dtype())?)
-        };
+        let column = |of: &dyn Fn(&Interval) -> f64| column(at.iter().map(of).collect(), &x);
         let times = |of: &dyn Fn(&Interval) -> f64| at.iter().map(of).collect::<Vec<f64>>();
         // The finest dyadic halves are asked as instants, which the velocity rows teach.
         let shortest = match self.split {

@@ -14,7 +14,7 @@
 use candle_core::Tensor;
 
 use super::grid;
-use super::solution::{Draw, Observer, Solution, check_finite};
+use super::solution::{Draw, Observer, Solution, walk};
 use super::transfer::{check_eta, decay};
 use crate::Result;
 use crate::flow::combine::combine;
@@ -69,21 +69,18 @@ pub fn multistep2(
     grid::validate_on(grid, path)?;
     let coefs: Vec<Coef> = grid.iter().map(|t| path.at(*t)).collect();
     let steps = steps(&coefs, eta)?;
-    let (mut x, mut before) = (x, None);
-    observer(0, grid[0], &x)?;
-    for (i, step) in steps.iter().enumerate() {
-        let data = denoiser(&x, grid[i])?.data;
-        let z = if step.fresh > 0.0 { Some(draw(i, &x)?) } else { None };
-        let mut terms = vec![(step.state, &x), (step.data, &data)];
+    let mut before = None;
+    walk(x, grid, observer, &mut |i, x| {
+        let step = &steps[i];
+        let data = denoiser(x, grid[i])?.data;
+        let z = if step.fresh > 0.0 { Some(draw(i, x)?) } else { None };
+        let mut terms = vec![(step.state, x), (step.data, &data)];
         terms.extend(before.as_ref().map(|before| (step.before, before)));
         terms.extend(z.as_ref().map(|z| (step.fresh, z)));
         let next = combine(&terms)?;
-        check_finite(&next, i, grid[i])?;
-        x = next;
         before = Some(data);
-        observer(i + 1, grid[i + 1], &x)?;
-    }
-    Ok(Solution { x, nfe: steps.len(), accepted: steps.len(), rejected: 0 })
+        Ok(next)
+    })
 }
 
 #[cfg(test)]

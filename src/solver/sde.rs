@@ -21,7 +21,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::grid;
-use super::solution::{Draw, Observer, Solution, check_finite};
+use super::solution::{Draw, Observer, Solution, walk};
 use crate::flow::combine::combine;
 use crate::flow::{Coef, Denoiser, Path};
 use crate::{Error, Result};
@@ -135,20 +135,15 @@ pub fn euler_maruyama(
         .windows(2)
         .map(|w| step(path, w[0], w[1], diffusion.at(path, w[0])?))
         .collect::<Result<_>>()?;
-    let mut x = x;
-    observer(0, grid[0], &x)?;
-    for (i, [of_data, of_noise, fresh]) in steps.iter().enumerate() {
-        let estimate = denoiser(&x, grid[i])?;
+    walk(x, grid, observer, &mut |i, x| {
+        let [of_data, of_noise, fresh] = steps[i];
+        let estimate = denoiser(x, grid[i])?;
         let last = i + 1 == steps.len();
-        let z = if *fresh > 0.0 && !last { Some(draw(i, &x)?) } else { None };
-        let mut terms = vec![(1.0, &x), (*of_data, &estimate.data), (*of_noise, &estimate.noise)];
-        terms.extend(z.as_ref().map(|z| (*fresh, z)));
-        let next = combine(&terms)?;
-        check_finite(&next, i, grid[i])?;
-        x = next;
-        observer(i + 1, grid[i + 1], &x)?;
-    }
-    Ok(Solution { x, nfe: steps.len(), accepted: steps.len(), rejected: 0 })
+        let z = if fresh > 0.0 && !last { Some(draw(i, x)?) } else { None };
+        let mut terms = vec![(1.0, x), (of_data, &estimate.data), (of_noise, &estimate.noise)];
+        terms.extend(z.as_ref().map(|z| (fresh, z)));
+        combine(&terms)
+    })
 }
 
 #[cfg(test)]

@@ -28,6 +28,25 @@ pub struct Solution {
     pub rejected: usize,
 }
 
+/// Walks a grid with one evaluation a step: `step(i, x)` gives the state at `grid[i + 1]` from that at
+/// `grid[i]`. The next state holds every number of the estimate that is used, so it alone is checked.
+pub(crate) fn walk(
+    x: Tensor,
+    grid: &[f64],
+    observer: &mut Observer<'_>,
+    step: &mut dyn FnMut(usize, &Tensor) -> Result<Tensor>,
+) -> Result<Solution> {
+    let mut x = x;
+    observer(0, grid[0], &x)?;
+    for (i, ends) in grid.windows(2).enumerate() {
+        x = step(i, &x)?;
+        check_finite(&x, i, ends[0])?;
+        observer(i + 1, ends[1], &x)?;
+    }
+    let steps = grid.len() - 1;
+    Ok(Solution { x, nfe: steps, accepted: steps, rejected: 0 })
+}
+
 /// One sum shows a NaN or an infinity anywhere in the tensor.
 pub(crate) fn check_finite(output: &Tensor, step: usize, t: f64) -> Result<()> {
     let wide = match output.dtype() {

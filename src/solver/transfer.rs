@@ -19,7 +19,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::grid;
-use super::solution::{Draw, Observer, Solution, check_finite};
+use super::solution::{Draw, Observer, Solution, walk};
 use crate::flow::combine::combine;
 use crate::flow::{Coef, Denoiser, Estimate, Path};
 use crate::{Error, Result};
@@ -163,17 +163,11 @@ pub fn transfer(
     let coefs: Vec<Coef> = grid.iter().map(|t| path.at(*t)).collect();
     let steps: Vec<Step> =
         coefs.windows(2).map(|w| Step::new(&w[0], &w[1], noising)).collect::<Result<_>>()?;
-    let mut x = x;
-    observer(0, grid[0], &x)?;
-    for (i, step) in steps.iter().enumerate() {
-        let estimate = denoiser(&x, grid[i])?;
-        let z = if step.fresh > 0.0 { Some(draw(i, &x)?) } else { None };
-        x = step.apply(&estimate, z.as_ref())?;
-        // The state holds every number of the estimate that is used.
-        check_finite(&x, i, grid[i])?;
-        observer(i + 1, grid[i + 1], &x)?;
-    }
-    Ok(Solution { x, nfe: steps.len(), accepted: steps.len(), rejected: 0 })
+    walk(x, grid, observer, &mut |i, x| {
+        let estimate = denoiser(x, grid[i])?;
+        let z = if steps[i].fresh > 0.0 { Some(draw(i, x)?) } else { None };
+        steps[i].apply(&estimate, z.as_ref())
+    })
 }
 
 #[cfg(test)]
