@@ -7,4 +7,27 @@ pub struct PolicyObs {
     pub state: Vec<f32>,
     /// `observation.environment_state`; empty if the policy has none.
     pub environment_state: Vec<f32>,
+    /// One picture a camera, in any order.
+    pub images: Vec<Picture>,
+}
+
+/// One camera's picture.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Picture {
+    /// `top` of `observation.images.top`; `image` of `observation.image`.
+    pub name: String,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// RGB, row by row: `height·width·3` bytes.
+    pub data: Vec<u8>,
+}
+
+impl Picture {
+    /// Whether this is the picture of LeRobot's feature `key`.
+    pub fn is_of(&self, key: &str) -> bool {
+        let rest = key.strip_prefix("observation.").unwrap_or(key);
+        rest == self.name || rest.strip_prefix("images.") == Some(self.name.as_str())
+    }
 }

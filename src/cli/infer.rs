@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Tensor};
 use pathline::flow::Noise;
-use pathline::policy::config::{ENVIRONMENT_STATE, PolicyConfig, STATE};
+use pathline::policy::config::{ENVIRONMENT_STATE, STATE, Signature};
 use pathline::policy::{Observation, Policy};
 use pathline::train::eval::observation;
 use pathline::{device, tensors};
@@ -56,7 +56,7 @@ pub(crate) struct InferArgs {
 
 pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
     let policy = Policy::load(&args.policy, &device::cpu())?;
-    let config = policy.config();
+    let config = policy.signature();
     let solver = policy.solver(args.solver.as_deref(), args.steps)?;
     let history = match &args.observation {
         Some(path) => read_history(path, config)?,
@@ -98,11 +98,12 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
 
 /// A valid observation history: PushT after a reset where the policy's features are PushT's, else
 /// zeros.
-pub(crate) fn example(config: &PolicyConfig, seed: u64) -> Vec<Observation> {
+pub(crate) fn example(config: &Signature, seed: u64) -> Vec<Observation> {
     let one = match (config.state_dim(), config.environment_dim()) {
         (2, 16) => observation(&PushT::reset(seed)),
         (state, environment) => {
-            Observation { state: vec![0.0; state], environment_state: vec![0.0; environment] }
+            let environment_state = vec![0.0; environment];
+            Observation { state: vec![0.0; state], environment_state, images: Vec::new() }
         }
     };
     vec![one; config.n_obs_steps]
@@ -135,7 +136,7 @@ fn rows(
     Ok(values)
 }
 
-fn read_history(path: &Path, config: &PolicyConfig) -> anyhow::Result<Vec<Observation>> {
+fn read_history(path: &Path, config: &Signature) -> anyhow::Result<Vec<Observation>> {
     let tensors = tensors::load(path, &Device::Cpu)?;
     let n = config.n_obs_steps;
     let (s, e) = (config.state_dim(), config.environment_dim());
@@ -148,6 +149,7 @@ fn read_history(path: &Path, config: &PolicyConfig) -> anyhow::Result<Vec<Observ
         .map(|i| Observation {
             state: state[i * s..(i + 1) * s].to_vec(),
             environment_state: environment[i * e..(i + 1) * e].to_vec(),
+            images: Vec::new(),
         })
         .collect())
 }

@@ -225,8 +225,11 @@ fn split(observation: Observation) -> (ObsIdent, PolicyObs) {
         step: observation.step,
         stamp: observation.header.stamp,
     };
-    let obs =
-        PolicyObs { state: observation.state, environment_state: observation.environment_state };
+    let obs = PolicyObs {
+        state: observation.state,
+        environment_state: observation.environment_state,
+        images: Vec::new(),
+    };
     (ident, obs)
 }
 

@@ -81,6 +81,7 @@ impl PolicyInfo {
         PolicyObs {
             state: vec![0.0; self.state_dim],
             environment_state: vec![0.0; self.environment_state_dim],
+            images: Vec::new(),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
-use super::config::{ACTION, FeatureType, NormalizationMode, PolicyConfig};
+use super::config::{ACTION, FeatureType, NormalizationMode, Signature};
 use crate::{Error, Result, tensors as files};
 
 /// File name of the preprocessor.
@@ -87,6 +87,9 @@ impl Affine {
                     offset: 0.0,
                 })
                 .collect(),
+            NormalizationMode::Quantiles | NormalizationMode::Quantile10 => {
+                return Err(Error::checkpoint(key, "another normalisation", "quantiles"));
+            }
             NormalizationMode::MinMax => pair("min", "max")?
                 .into_iter()
                 .map(|(min, max)| {
@@ -136,7 +139,7 @@ impl Processor {
     ///
     /// # Errors
     /// When statistics are missing or do not fit the features.
-    pub fn new(config: &PolicyConfig, stats: &Stats) -> Result<Self> {
+    pub fn new(config: &Signature, stats: &Stats) -> Result<Self> {
         let inputs = config
             .input_features
             .iter()
@@ -188,7 +191,7 @@ impl Processor {
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn save(dir: &Path, config: &PolicyConfig, stats: &Stats) -> Result<()> {
+pub fn save(dir: &Path, config: &Signature, stats: &Stats) -> Result<()> {
     let features: BTreeMap<_, _> =
         config.input_features.iter().chain(&config.output_features).collect();
     let normalizer = json!({
@@ -244,7 +247,7 @@ pub fn save(dir: &Path, config: &PolicyConfig, stats: &Stats) -> Result<()> {
 ///
 /// # Errors
 /// When a file is missing, a step is unknown, or a setting contradicts `config`.
-pub fn load(dir: &Path, config: &PolicyConfig) -> Result<Processor> {
+pub fn load(dir: &Path, config: &Signature) -> Result<Processor> {
     let mut stats = read(
         &dir.join(PREPROCESSOR),
         "normalizer_processor",
@@ -264,7 +267,7 @@ pub fn load(dir: &Path, config: &PolicyConfig) -> Result<Processor> {
 
 /// Reads one pipeline: `normalizer` is its step with the statistics, `relative` the one that moves
 /// actions into or out of the frame of the newest state.
-fn read(path: &Path, normalizer: &str, relative: &str, config: &PolicyConfig) -> Result<Stats> {
+fn read(path: &Path, normalizer: &str, relative: &str, config: &Signature) -> Result<Stats> {
     const HARMLESS: [&str; 1] = ["to_batch_processor"];
     let fail = |message: String| Err(Error::config(path, message));
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
@@ -320,7 +323,7 @@ fn read(path: &Path, normalizer: &str, relative: &str, config: &PolicyConfig) ->
 }
 
 /// LeRobot normalises by what the step says, Pathline by config.json: they must agree.
-fn check_normalizer(options: &Value, config: &PolicyConfig) -> Result<(), String> {
+fn check_normalizer(options: &Value, config: &Signature) -> Result<(), String> {
     if let Some(map) = options.get("norm_map") {
         let expected = json!(config.normalization_mapping);
         if *map != expected {

@@ -91,7 +91,7 @@ pub fn evaluate(
     visit: &mut dyn FnMut(usize, usize, &PushT),
 ) -> Result<EvalReport> {
     check_task(policy)?;
-    let horizon = policy.config().horizon;
+    let horizon = policy.signature().rows();
     let together = options.n_action_steps.saturating_add(options.latency_ticks);
     if options.n_action_steps == 0 || together > horizon {
         return Err(Error::Invalid(format!(
@@ -129,7 +129,7 @@ pub fn evaluate(
 /// # Errors
 /// Names what was expected and what the policy has.
 pub fn check_task(policy: &Policy) -> Result<()> {
-    let config = policy.config();
+    let config = policy.signature();
     let dims = (config.state_dim(), config.environment_dim(), config.action_dim());
     if dims == (2, 16, 2) {
         Ok(())
@@ -146,7 +146,7 @@ fn begin(policy: &Policy, seed: u64) -> Running {
     let result = EpisodeResult { seed, success: false, steps: 0, sum_reward: 0.0, max_reward: 0.0 };
     Running {
         env: PushT::reset(seed),
-        history: Vec::with_capacity(policy.config().n_obs_steps),
+        history: Vec::with_capacity(policy.signature().n_obs_steps),
         chunk: Vec::new(),
         chunk_tick: 0,
         pending: None,
@@ -160,6 +160,7 @@ pub fn observation(env: &PushT) -> Observation {
     Observation {
         state: env.agent_pos().iter().map(|&x| x as f32).collect(),
         environment_state: env.keypoints().iter().map(|&x| x as f32).collect(),
+        images: Vec::new(),
     }
 }
 
@@ -185,12 +186,10 @@ fn replan(
 ) -> Result<()> {
     let active: Vec<usize> = (0..episodes.len()).filter(|&i| !episodes[i].done).collect();
     let draw = (tick / options.n_action_steps) as u64;
-    let len = policy.chunk_len();
+    let len = policy.signature().rows() * policy.signature().action_dim();
     for group in active.chunks(256) {
-        let mut x = vec![0f32; group.len() * len];
-        for (row, &i) in x.chunks_exact_mut(len).zip(group) {
-            noise.normal_into(i as u64, draw, row);
-        }
+        let samples: Vec<u64> = group.iter().map(|&i| i as u64).collect();
+        let x = policy.draws(noise, &samples, draw, solver);
         let histories: Vec<&[Observation]> =
             group.iter().map(|&i| episodes[i].history.as_slice()).collect();
         let chunks = policy.infer(&histories, x, solver)?;

@@ -11,8 +11,10 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Dataset;
-use crate::flow::{Noise, TimeLaw};
-use crate::policy::config::{ACTION, ENVIRONMENT_STATE, PolicyConfig, STATE};
+use crate::flow::{Noise, Path, TimeLaw};
+use crate::policy::config::{
+    ACTION, ENVIRONMENT_STATE, FeatureEncoder, PolicyConfig, STATE, Signature,
+};
 use crate::policy::processor::{FeatureStats, Processor, Stats};
 use crate::policy::{feature_len, features};
 use crate::{Error, Result};
@@ -81,7 +83,7 @@ impl Demonstrations {
     ///
     /// # Errors
     /// When a feature is missing or has another length.
-    pub fn new(dataset: &Dataset, config: &PolicyConfig) -> Result<Self> {
+    pub fn new(dataset: &Dataset, config: &Signature) -> Result<Self> {
         let column = |key: &str, dim: usize| -> Result<Vec<f32>> {
             if dim == 0 {
                 return Ok(Vec::new());
@@ -129,7 +131,7 @@ impl Demonstrations {
     ///
     /// # Errors
     /// When there are no frames.
-    pub fn stats(&self, config: &PolicyConfig, bounds: Option<[f32; 2]>) -> Result<Stats> {
+    pub fn stats(&self, config: &Signature, bounds: Option<[f32; 2]>) -> Result<Stats> {
         if self.is_empty() {
             return Err(Error::Invalid("the dataset has no frames".into()));
         }
@@ -218,7 +220,11 @@ pub struct Batch {
 /// Draws minibatches: every frame once an epoch, in an order that the seed and the epoch give.
 pub struct Sampler<'a> {
     demos: &'a Demonstrations,
-    config: &'a PolicyConfig,
+    config: Signature,
+    encoder: FeatureEncoder,
+    feature_len: usize,
+    mask_padding: bool,
+    path: Path,
     processor: &'a Processor,
     mirror: Option<&'a Mirror>,
     time: &'a TimeLaw,
@@ -243,8 +249,25 @@ impl<'a> Sampler<'a> {
         mirror: Option<&'a Mirror>,
         time: &'a TimeLaw,
         seed: u64,
-    ) -> Self {
-        Self { demos, config, processor, mirror, time, noise: Noise::new(seed), epoch: None }
+    ) -> Result<Self> {
+        let Some(process) = config.process()? else {
+            return Err(Error::Invalid(
+                "training: expected a policy that makes chunks of noise".into(),
+            ));
+        };
+        Ok(Self {
+            demos,
+            config: config.signature(),
+            encoder: config.feature_encoder(),
+            feature_len: feature_len(config),
+            mask_padding: config.masks_padding(),
+            path: process.path,
+            processor,
+            mirror,
+            time,
+            noise: Noise::new(seed),
+            epoch: None,
+        })
     }
 
     /// The minibatch of `step`, the same whenever it is asked for.
@@ -253,7 +276,7 @@ impl<'a> Sampler<'a> {
     /// When a tensor cannot be made.
     pub fn batch(&mut self, step: usize, size: usize, device: &Device) -> Result<Batch> {
         let (h, d) = (self.config.horizon, self.config.action_dim());
-        let feature_len = feature_len(self.config);
+        let feature_len = self.feature_len;
         let mut features = Vec::with_capacity(size * feature_len);
         let mut actions = Vec::with_capacity(size * h * d);
         let mut noise = vec![0f32; size * h * d];
@@ -265,7 +288,7 @@ impl<'a> Sampler<'a> {
             let mirrored = self.noise.uniform(global, draw::MIRROR) < 0.5;
             let mirror = self.mirror.filter(|_| mirrored);
             self.push(frame, mirror, &mut features, &mut actions, &mut mask);
-            t.push(self.time.sample_on(&self.config.path, &self.noise, global, draw::TIME));
+            t.push(self.time.sample_on(&self.path, &self.noise, global, draw::TIME));
             let row = &mut noise[i * h * d..(i + 1) * h * d];
             self.noise.normal_into(global, draw::NOISE, row);
         }
@@ -319,13 +342,16 @@ impl<'a> Sampler<'a> {
                 observations.extend(values);
             }
         }
-        features::encode(&self.config.feature_encoder, &observations, n_obs, features);
+        features::encode(&self.encoder, &observations, n_obs, features);
 
         let start = actions.len();
         for row in 0..self.config.horizon {
-            let at = (frame + row).min(range.end - 1);
+            // Rows before `first_row` are of the past; outside the episode its end is repeated.
+            let wanted = frame + row;
+            let at = wanted.saturating_sub(self.config.first_row).clamp(range.start, range.end - 1);
             actions.extend_from_slice(&demos.action[at * d..(at + 1) * d]);
-            mask.push(if frame + row < range.end { 1.0 } else { 0.0 });
+            let inside = at + self.config.first_row == wanted;
+            mask.push(if inside || !self.mask_padding { 1.0 } else { 0.0 });
         }
         let chunk = &mut actions[start..];
         if let Some(mirror) = mirror {

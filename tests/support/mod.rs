@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use pathline::device;
 use pathline::nn::params::Params;
-use pathline::policy::config::{ACTION, ENVIRONMENT_STATE, PolicyConfig, STATE};
+use pathline::policy::config::{ACTION, ENVIRONMENT_STATE, PolicyConfig, STATE, Signature};
 use pathline::policy::processor::{self, FeatureStats, Stats};
 use pathline::policy::{CONFIG, Net, WEIGHTS};
 use pathline::train::recipe::Recipe;
@@ -19,7 +19,7 @@ pub(crate) fn config(overrides: &[&str]) -> PolicyConfig {
 }
 
 /// Statistics like those of PushT; of the action one row for each row of the chunk.
-pub(crate) fn stats(config: &PolicyConfig) -> Stats {
+pub(crate) fn stats(config: &Signature) -> Stats {
     let feature = |len: usize, spread: f32| -> FeatureStats {
         let ramp = |from: f32| (0..len).map(|i| from + i as f32 * 0.5).collect::<Vec<_>>();
         [("mean", ramp(-4.0)), ("std", ramp(spread))]
@@ -50,6 +50,7 @@ pub(crate) fn write(dir: &Path, config: &PolicyConfig) {
         })
         .collect();
     candle_core::safetensors::save(&weights, dir.join(WEIGHTS)).unwrap();
-    processor::save(dir, config, &stats(config)).unwrap();
+    let signature = config.signature();
+    processor::save(dir, &signature, &stats(&signature)).unwrap();
     std::fs::write(dir.join(CONFIG), serde_json::to_string_pretty(config).unwrap()).unwrap();
 }
