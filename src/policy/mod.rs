@@ -9,6 +9,7 @@
 //! files). [`Policy::load`] reads it, [`Policy::infer`] answers a batch of observation histories.
 
 pub mod config;
+pub mod diffusion;
 pub mod features;
 pub mod net;
 pub mod process;

@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 use indexmap::IndexMap;
 
 use super::config::{ENVIRONMENT_STATE, FeatureEncoder, FlowConfig, Network, PolicyConfig, STATE};
+use super::diffusion::DiffusionNet;
 use super::features;
 use crate::nn::mlp::FlowMlp;
 use crate::nn::unet1d::UNet1d;
@@ -23,6 +24,7 @@ pub struct Net {
 enum Body {
     Mlp(FlowMlp, Encoder),
     Unet(Box<UNet1d>, Encoder),
+    Diffusion(Box<DiffusionNet>),
 }
 
 /// How a history becomes the features of a flow policy.
@@ -69,6 +71,9 @@ impl Net {
         let time_scale = config.process()?.map_or(1.0, |process| process.time_scale);
         let body = match config {
             PolicyConfig::Flow(flow) => Self::flow(flow, vb)?,
+            PolicyConfig::Diffusion(config) => {
+                Body::Diffusion(Box::new(DiffusionNet::load(config, vb)?))
+            }
         };
         Ok(Self { body, time_scale })
     }
@@ -104,6 +109,7 @@ impl Net {
             Body::Mlp(_, encoder) | Body::Unet(_, encoder) => {
                 self.encode(&encoder.features(batch, device)?)
             }
+            Body::Diffusion(net) => net.condition(batch, device),
         }
     }
 
@@ -114,7 +120,7 @@ impl Net {
     pub fn encode(&self, features: &Tensor) -> Result<Tensor> {
         Ok(match &self.body {
             Body::Mlp(mlp, _) => mlp.encode(features)?,
-            Body::Unet(..) => features.clone(),
+            Body::Unet(..) | Body::Diffusion(_) => features.clone(),
         })
     }
 
@@ -131,6 +137,15 @@ impl Net {
                 Ok(flat.reshape(x_t.shape())?)
             }
             Body::Unet(unet, _) => unet_at(unet, context, x_t, &time),
+            Body::Diffusion(net) => net.predict(context, x_t, &time),
+        }
+    }
+
+    /// The network of a DiffusionPolicy, if it is one.
+    pub fn diffusion(&self) -> Option<&DiffusionNet> {
+        match &self.body {
+            Body::Diffusion(net) => Some(net),
+            _ => None,
         }
     }
 
@@ -143,7 +158,13 @@ impl Net {
     }
 }
 
-fn unet_at(unet: &UNet1d, context: &Tensor, x_t: &Tensor, time: &[f64]) -> Result<Tensor> {
+/// What a UNet emits at network times on the host.
+pub(super) fn unet_at(
+    unet: &UNet1d,
+    context: &Tensor,
+    x_t: &Tensor,
+    time: &[f64],
+) -> Result<Tensor> {
     let time: Vec<f32> = time.iter().map(|&t| t as f32).collect();
     let time = Tensor::from_vec(time, x_t.dim(0)?, x_t.device())?;
     unet.forward(x_t, &time, context)
@@ -163,5 +184,6 @@ fn features_of(config: &FlowConfig) -> usize {
 pub fn feature_len(config: &PolicyConfig) -> usize {
     match config {
         PolicyConfig::Flow(flow) => features_of(flow),
+        PolicyConfig::Diffusion(config) => config.unet().cond_dim,
     }
 }

@@ -4,6 +4,7 @@
 //! policies that only Pathline has. Names are LeRobot's. A key that this version does not know is an
 //! error, since it may change the result; a key that cannot is read and not looked at.
 
+pub mod diffusion;
 pub mod flow;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::process::Process;
 use crate::{Error, Result};
+pub use diffusion::DiffusionConfig;
 pub use flow::{FeatureEncoder, FlowConfig, Network};
 
 /// LeRobot's feature key of the robot state.
@@ -87,6 +89,9 @@ pub enum PolicyConfig {
     /// A policy that only Pathline has.
     #[serde(rename = "pathline_flow")]
     Flow(FlowConfig),
+    /// LeRobot's DiffusionPolicy.
+    #[serde(rename = "diffusion")]
+    Diffusion(Box<DiffusionConfig>),
 }
 
 /// What every policy has, whatever its type.
@@ -151,7 +156,7 @@ impl Signature {
 
 impl PolicyConfig {
     /// The values of `"type"` that this version runs.
-    pub const TYPES: [&str; 1] = ["pathline_flow"];
+    pub const TYPES: [&str; 2] = ["pathline_flow", "diffusion"];
 
     /// Reads and checks `config.json`.
     ///
@@ -182,7 +187,9 @@ impl PolicyConfig {
             .map_err(|e| Error::Invalid(format!("not JSON: {e}")))?
             .kind;
         let config = match kind.as_deref() {
-            Some(FlowConfig::TYPE) => serde_json::from_str(text).map_err(invalid)?,
+            Some(FlowConfig::TYPE | DiffusionConfig::TYPE) => {
+                serde_json::from_str(text).map_err(invalid)?
+            }
             other => {
                 return Err(Error::Invalid(format!(
                     "\"type\": expected one of {}, got {}",
@@ -203,6 +210,7 @@ impl PolicyConfig {
     pub fn validate(&self) -> Result<()> {
         match self {
             Self::Flow(config) => config.validate(),
+            Self::Diffusion(config) => config.validate(),
         }
     }
 
@@ -213,6 +221,7 @@ impl PolicyConfig {
     pub fn process(&self) -> Result<Option<Process>> {
         match self {
             Self::Flow(config) => Ok(Some(config.process())),
+            Self::Diffusion(config) => config.process().map(Some),
         }
     }
 
@@ -220,6 +229,7 @@ impl PolicyConfig {
     pub fn default_solver(&self) -> (&str, usize) {
         match self {
             Self::Flow(config) => (&config.solver, config.num_inference_steps),
+            Self::Diffusion(config) => config.default_solver(),
         }
     }
 
@@ -227,6 +237,7 @@ impl PolicyConfig {
     pub fn feature_encoder(&self) -> FeatureEncoder {
         match self {
             Self::Flow(config) => config.feature_encoder.clone(),
+            Self::Diffusion(_) => FeatureEncoder::Flat,
         }
     }
 
@@ -234,6 +245,7 @@ impl PolicyConfig {
     pub fn masks_padding(&self) -> bool {
         match self {
             Self::Flow(_) => true,
+            Self::Diffusion(config) => config.do_mask_loss_for_padding,
         }
     }
 
@@ -241,6 +253,7 @@ impl PolicyConfig {
     pub fn signature(&self) -> Signature {
         match self {
             Self::Flow(config) => config.signature(),
+            Self::Diffusion(config) => config.signature(),
         }
     }
 }
