@@ -25,9 +25,14 @@ pub struct Picture {
 }
 
 impl Picture {
+    /// The name of the camera of LeRobot's feature `key`.
+    pub fn name_of(key: &str) -> &str {
+        let rest = key.strip_prefix("observation.").unwrap_or(key);
+        rest.strip_prefix("images.").unwrap_or(rest)
+    }
+
     /// Whether this is the picture of LeRobot's feature `key`.
     pub fn is_of(&self, key: &str) -> bool {
-        let rest = key.strip_prefix("observation.").unwrap_or(key);
-        rest == self.name || rest.strip_prefix("images.") == Some(self.name.as_str())
+        Self::name_of(key) == self.name
     }
 }

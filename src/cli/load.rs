@@ -6,7 +6,7 @@ use anyhow::Context;
 use pathline::device;
 use pathline::flow::Noise;
 use pathline::node::testing::ServoPolicy;
-use pathline::node::{ChunkPolicy, PolicyInfo, PolicyObs};
+use pathline::node::{Camera, ChunkPolicy, Picture, PolicyInfo, PolicyObs};
 use pathline::policy::{Policy, Solver};
 use serde::Deserialize;
 
@@ -61,6 +61,14 @@ pub(crate) fn chunk_policy(
         action_dim: config.action_dim(),
         state_dim: config.state_dim(),
         environment_state_dim: config.environment_dim(),
+        cameras: config
+            .cameras()
+            .map(|(key, [_, height, width])| Camera {
+                name: Picture::name_of(key).to_owned(),
+                height,
+                width,
+            })
+            .collect(),
         nfe: solver.evaluations(),
         solver: solver.name.clone(),
         fps: config.fps.unwrap_or(10.0),

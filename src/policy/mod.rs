@@ -14,6 +14,7 @@ pub mod features;
 pub mod net;
 pub mod process;
 pub mod processor;
+pub mod queue;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -298,6 +299,9 @@ impl Policy {
         let mut inputs = Inputs::new();
         for key in [STATE, ENVIRONMENT_STATE] {
             let expected = config::vector(&self.signature.input_features, key);
+            if expected == 0 {
+                continue; // the policy does not look at it
+            }
             let mut all = Vec::with_capacity(history.len() * expected);
             for observation in history {
                 let values = match key {
@@ -318,9 +322,7 @@ impl Policy {
                     map.normalize(&mut all[start..]);
                 }
             }
-            if expected > 0 {
-                inputs.insert(key.to_owned(), all);
-            }
+            inputs.insert(key.to_owned(), all);
         }
         Ok(inputs)
     }

@@ -6,12 +6,13 @@
 
 use std::time::Instant;
 
-use pathline_sim::pusht::PushT;
+use pathline_sim::pusht::{PushT, render};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::Noise;
-use crate::policy::{Observation, Policy, Solver};
+use crate::policy::queue::Queue;
+use crate::policy::{Observation, Picture, Policy, Solver};
 use crate::{Error, Result};
 
 /// What to run.
@@ -72,7 +73,7 @@ pub struct EvalReport {
 
 struct Running {
     env: PushT,
-    history: Vec<Observation>,
+    queue: Queue,
     chunk: Vec<f32>,
     chunk_tick: usize,
     pending: Option<(usize, Vec<f32>)>,
@@ -107,7 +108,7 @@ pub fn evaluate(
         .collect();
     for tick in 0..options.max_steps {
         for (i, episode) in episodes.iter_mut().enumerate().filter(|(_, e)| !e.done) {
-            observe(episode);
+            episode.queue.observe(seen(policy, &episode.env));
             visit(i, tick, &episode.env);
         }
         if tick % options.n_action_steps == 0 {
@@ -130,15 +131,31 @@ pub fn evaluate(
 /// Names what was expected and what the policy has.
 pub fn check_task(policy: &Policy) -> Result<()> {
     let config = policy.signature();
-    let dims = (config.state_dim(), config.environment_dim(), config.action_dim());
-    if dims == (2, 16, 2) {
-        Ok(())
+    let dims = [config.state_dim(), config.environment_dim(), config.action_dim()];
+    let strange = config.cameras().find(|camera| *camera != CAMERA);
+    if matches!(dims, [2, 0 | 16, 2]) && strange.is_none() {
+        return Ok(());
+    }
+    let mut got: Vec<String> = Vec::new();
+    for (key, feature) in config.input_features.iter().chain(&config.output_features) {
+        got.push(format!("{key} {:?}", feature.shape));
+    }
+    Err(Error::Invalid(format!(
+        "policy for PushT: expected observation.state [2] and action [2], and of \
+         observation.environment_state [16] and observation.image [3, 96, 96] one or both, got {}",
+        got.join(", ")
+    )))
+}
+
+/// PushT's camera: LeRobot's key, and channels, height, width.
+const CAMERA: (&str, [usize; 3]) = ("observation.image", [3, 96, 96]);
+
+/// The observation of `env` with the features that `policy` looks at.
+fn seen(policy: &Policy, env: &PushT) -> Observation {
+    if policy.signature().cameras().next().is_some() {
+        observation_with_picture(env)
     } else {
-        Err(Error::Invalid(format!(
-            "policy for PushT: expected observation.state [2], observation.environment_state [16] and \
-         action [2], got [{}], [{}] and [{}]",
-            dims.0, dims.1, dims.2
-        )))
+        observation(env)
     }
 }
 
@@ -146,7 +163,7 @@ fn begin(policy: &Policy, seed: u64) -> Running {
     let result = EpisodeResult { seed, success: false, steps: 0, sum_reward: 0.0, max_reward: 0.0 };
     Running {
         env: PushT::reset(seed),
-        history: Vec::with_capacity(policy.signature().n_obs_steps),
+        queue: Queue::new(policy),
         chunk: Vec::new(),
         chunk_tick: 0,
         pending: None,
@@ -164,16 +181,16 @@ pub fn observation(env: &PushT) -> Observation {
     }
 }
 
-fn observe(episode: &mut Running) {
-    let newest = observation(&episode.env);
-    if episode.history.is_empty() {
-        episode.history = vec![newest; episode.history.capacity()];
-    } else {
-        episode.history.rotate_left(1);
-        if let Some(last) = episode.history.last_mut() {
-            *last = newest;
-        }
-    }
+/// The same with what a camera sees, as gym-pusht's `pixels_agent_pos`.
+pub fn observation_with_picture(env: &PushT) -> Observation {
+    let frame = render::observation(env);
+    let picture = Picture {
+        name: "image".into(),
+        height: frame.height as usize,
+        width: frame.width as usize,
+        data: frame.rgb,
+    };
+    Observation { images: vec![picture], ..observation(env) }
 }
 
 fn replan(
@@ -191,7 +208,7 @@ fn replan(
         let samples: Vec<u64> = group.iter().map(|&i| i as u64).collect();
         let x = policy.draws(noise, &samples, draw, solver);
         let histories: Vec<&[Observation]> =
-            group.iter().map(|&i| episodes[i].history.as_slice()).collect();
+            group.iter().map(|&i| episodes[i].queue.history()).collect();
         let chunks = policy.infer(&histories, x, solver)?;
         for (row, &i) in chunks.actions.chunks_exact(len).zip(group) {
             episodes[i].pending = Some((tick, row.to_vec()));

@@ -8,8 +8,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ENVIRONMENT_STATE, Feature, FeatureType, Features, MAX_STEPS, NormalizationMapping,
-    NormalizationMode, STATE, Signature, check_action, check_count, check_vector, vector,
+    ENVIRONMENT_STATE, Feature, FeatureType, Features, NormalizationMapping, NormalizationMode,
+    STATE, Signature, check_action, check_count, check_vector, vector,
 };
 use crate::flow::clip::Limit;
 use crate::flow::schedule::{BetaSchedule, Discrete, DiscreteConfig};

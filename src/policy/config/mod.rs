@@ -249,6 +249,14 @@ impl PolicyConfig {
         }
     }
 
+    /// Rows of actions that LeRobot's `predict_action_chunk` returns.
+    pub fn predicted_rows(&self) -> usize {
+        match self {
+            Self::Flow(config) => config.horizon,
+            Self::Diffusion(config) => config.n_action_steps,
+        }
+    }
+
     /// What every policy has.
     pub fn signature(&self) -> Signature {
         match self {
