@@ -218,10 +218,12 @@ def step_noises(noises):
 
 
 class Reference:
-    """A policy with its processors."""
+    """A policy with its processors. `salt` goes before the tensors' names in the formula; None keeps
+    torch's own initial values (BatchNorm's running statistics still get the formula's)."""
 
     def __init__(self, case, seed, salt="", constant=()):
         case = dict(case)
+        torch.manual_seed(seed)
         compiled = case.pop("compile_model", False)
         self.rng = np.random.default_rng(seed)
         self.config = config(case)
@@ -232,9 +234,15 @@ class Reference:
         raw = observations(self.config, self.stats, self.rng, self.config.n_obs_steps)
         factors = {}
         adjust = lambda name: next((f for part, f in factors.items() if part in name), 1.0)
+        entries, literal = {}, {}
         with torch.no_grad():
-            entries, literal = fill(self.policy, salt, adjust)
-            if self.vision:
+            if salt is None:
+                for name, tensor in self.policy.state_dict().items():
+                    if "running" in name:
+                        tensor.copy_(formula(name, tensor.shape, *offset_and_scale(name, tensor)))
+            else:
+                entries, literal = fill(self.policy, salt, adjust)
+            if self.vision and salt is not None:
                 # SpatialSoftmax sees logits of spread 0.8, so that it is neither flat nor one point.
                 factors["pool.nets.weight"] = 0.8 / (self.logit_spread(raw) or 0.8)
                 entries, literal = fill(self.policy, salt, adjust)
@@ -295,7 +303,7 @@ class Reference:
         policy.diffusion.conditional_sample = recorded
         policy.reset()
         for i in range(self.config.n_obs_steps):
-            batch = self.pre(one(raw, i))
+            batch = self.pre(one(raw, i))  # statistics stay f32 only as long as the inputs are f32
             batch = {k: v.to(dtype) for k, v in batch.items() if k in self.config.input_features}
             if self.vision:
                 batch[IMAGES] = torch.stack([batch[key] for key in self.config.image_features], dim=-4)
@@ -331,15 +339,20 @@ class Reference:
         self.policy.float()
         floor = {key: float((result[key].double() - exact[key].double()).abs().max())
                  for key in exact if not key.startswith("stage.normalized")}
-        span = (self.post(torch.ones(1, self.config.action_feature.shape[0])) -
-                self.post(-torch.ones(1, self.config.action_feature.shape[0]))).abs()[0]
         floor["action/range"] = float(
-            ((result["action"].double() - exact["action"].double()).abs() / span).max())
+            ((result["action"].double() - exact["action"].double()).abs() / self.action_range()).max())
         if not pictures:
             result = {k: v for k, v in result.items()
                       if k.removeprefix("stage.normalized.") not in self.config.image_features}
         tensors |= result
         return {k: v.contiguous().clone() for k, v in tensors.items()}, floor
+
+    def action_range(self):
+        """[D]: how far apart −1 and 1 of the normalised action lie in robot units."""
+        ends = torch.ones(2, self.config.action_feature.shape[0])
+        ends[0] = -1
+        ends = self.post(ends)
+        return ends[1] - ends[0]
 
     def save(self, folder, formula_weights):
         """The folder as LeRobot writes it; with `formula_weights`, weights.json and literal.safetensors
