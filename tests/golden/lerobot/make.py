@@ -16,9 +16,9 @@ golden.safetensors holds
     stage.global_cond       f32 [C]
     stage.unet.K.x, .t, .out   the network at the first, the middle and the last step
     action_normalized f32 [horizon, D];  action f32 [n_action_steps, D] in robot units
-and in its metadata the versions and `floor`: LeRobot in f32 against itself in f64, largest difference.
+and its metadata `golden` the versions and `floor`: LeRobot in f32 against itself in f64, largest difference.
 rollout.safetensors (two cases): 100 observations, `noise` [chunks, horizon, D] in the order used, 100
-actions of select_action + postprocessor; metadata `resets`: before which observations reset() came.
+actions of select_action + postprocessor; metadata `golden` has `resets`: before which observations reset() came.
 Seeds: the case's number in CASES.
 """
 
@@ -27,7 +27,6 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 torch.set_num_threads(1)
 HERE = Path(__file__).resolve().parent

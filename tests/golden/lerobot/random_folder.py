@@ -5,7 +5,7 @@
 
 Writes OUT_DIR/policy (as LeRobot's save_pretrained does, with model.safetensors), OUT_DIR/obs.safetensors,
 OUT_DIR/noise.safetensors (noise, and step_noise for DDPM) and OUT_DIR/expected.safetensors (the stages as in
-make.py, `action`, `action_normalized`, and `action_range` [D] for errors relative to it; metadata `floor`).
+make.py, `action`, `action_normalized`, and `action_range` [D] for errors relative to it; metadata `golden` has `floor`).
 The seed decides everything: features and their order, widths, cameras, backbone, norms, modes, schedule.
 Half of the seeds keep torch's initial weights, half take weights that use every bias and norm.
 """

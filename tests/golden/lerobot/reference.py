@@ -374,4 +374,5 @@ class Reference:
 
 
 def write_golden(path, tensors, **metadata):
-    save_file(tensors, path, {k: json.dumps(v) for k, v in {"versions": versions(), **metadata}.items()})
+    # One metadata key: safetensors writes several in random order.
+    save_file(tensors, path, {"golden": json.dumps({"versions": versions(), **metadata})})
