@@ -255,11 +255,11 @@ fn damages() -> Vec<(&'static str, Damage, Vec<&'static str>)> {
         );
         option("no state file", |s| s["state_file"] = Value::Null, &["state_file"]);
         option(
-            "another normalisation",
-            |s| s["config"]["norm_map"]["ACTION"] = json!("MIN_MAX"),
-            &["norm_map", "normalization_mapping"],
+            "a normalisation that nobody knows",
+            |s| s["config"]["norm_map"]["ACTION"] = json!("MAX_MIN"),
+            &[normalizer, "MAX_MIN"],
         );
-        option("another epsilon", |s| s["config"]["eps"] = json!(1e-3), &["eps"]);
+        option("an epsilon below zero", |s| s["config"]["eps"] = json!(-1e-3), &["eps", "-0.001"]);
     }
     all
 }

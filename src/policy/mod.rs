@@ -90,7 +90,7 @@ impl Policy {
             return Err(Error::config(folder, message));
         }
         let config = PolicyConfig::load(&folder.join(CONFIG))?;
-        let processor = processor::load(folder, &config.signature())?;
+        let processor = Processor::load(folder, &config.signature(), None)?;
         let path = folder.join(WEIGHTS);
         let weights = Weights::read(&path, device)?;
         let net = Net::load(&config, weights.builder(device))

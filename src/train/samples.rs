@@ -5,6 +5,7 @@
 //! masked out of the loss (LeRobot's `action_is_pad`); before its start the first observation is
 //! repeated.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
@@ -15,7 +16,7 @@ use crate::flow::{Noise, Path, TimeLaw};
 use crate::policy::config::{
     ACTION, ENVIRONMENT_STATE, FeatureEncoder, PolicyConfig, STATE, Signature,
 };
-use crate::policy::processor::{FeatureStats, Processor, Stats};
+use crate::policy::processor::{FeatureStats, Processor, Statistic, Stats};
 use crate::policy::{feature_len, features};
 use crate::{Error, Result};
 
@@ -143,15 +144,15 @@ impl Demonstrations {
             if dim > 0 {
                 let mut measured = moments(values.chunks_exact(dim), dim);
                 if let Some([lo, hi]) = bounds {
-                    measured.insert("min".into(), vec![lo; dim]);
-                    measured.insert("max".into(), vec![hi; dim]);
+                    measured.insert("min".into(), vec![lo; dim].into());
+                    measured.insert("max".into(), vec![hi; dim].into());
                 }
                 stats.insert(key.into(), measured);
             }
         }
         let d = config.action_dim();
         let action = if config.use_relative_actions {
-            let mut rows = FeatureStats::new();
+            let mut rows = BTreeMap::<String, Vec<f32>>::new();
             for row in 0..config.horizon {
                 let relative: Vec<f32> = self
                     .episodes
@@ -163,10 +164,12 @@ impl Demonstrations {
                     })
                     .collect();
                 for (name, values) in moments(relative.chunks_exact(d), d) {
-                    rows.entry(name).or_default().extend(values);
+                    rows.entry(name).or_default().extend(values.values());
                 }
             }
-            rows
+            rows.into_iter()
+                .map(|(name, values)| Ok((name, Statistic::rows(values, d)?)))
+                .collect::<Result<_>>()?
         } else {
             moments(self.action.chunks_exact(d), d)
         };
@@ -199,7 +202,7 @@ fn moments<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone, dim: usize) -> Fea
     let mean = mean.into_iter().map(|m| m as f32).collect();
     [("mean", mean), ("std", std), ("min", lo), ("max", hi)]
         .into_iter()
-        .map(|(name, values)| (name.to_owned(), values))
+        .map(|(name, values)| (name.to_owned(), Statistic::from(values)))
         .collect()
 }
 
