@@ -130,7 +130,7 @@ impl PolicyConfig {
     /// # Errors
     /// When the file is missing, has unknown keys, or values that do not fit together.
     pub fn load(path: &FilePath) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = super::folder::read_text(path, super::folder::MAX_TEXT)?;
         let kind = serde_json::from_str::<serde_json::Value>(&text)
             .map_err(|e| Error::config(path, format!("not JSON: {e}")))?;
         match kind.get("type").and_then(|kind| kind.as_str()) {

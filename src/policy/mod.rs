@@ -9,9 +9,11 @@
 //! files). [`Policy::load`] reads it, [`Policy::infer`] answers a batch of observation histories.
 
 pub mod config;
+pub mod digest;
 pub mod features;
+pub mod folder;
 pub mod processor;
-mod weights;
+pub mod weights;
 
 use std::path::{Path, PathBuf};
 
@@ -170,31 +172,18 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Loads a policy folder.
+    /// Loads a policy folder, or the policy of a run or of a Hugging Face cache (see
+    /// [`folder::resolve`]).
     ///
     /// # Errors
     /// One error that names the file and the key: missing files, unknown keys, tensors that are
     /// missing, too many, of another shape, or not finite.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        if !folder.is_dir() {
-            let message = "expected a policy folder with config.json, model.safetensors and \
-                           processor files; no such folder";
-            return Err(Error::config(folder, message));
-        }
+        let folder = folder::resolve(folder)?;
         let config = PolicyConfig::load(&folder.join(CONFIG))?;
-        let processor = processor::load(folder, &config)?;
-        let path = folder.join(WEIGHTS);
-        let weights = Weights::read(&path, device)?;
-        let net = Net::load(&config, weights.builder(device))
-            .map_err(|e| Error::config(&path, e.to_string()))?;
-        if let Some(name) = weights.unused() {
-            let message = format!(
-                "tensor {name}: the network that config.json describes has no such tensor; the two \
-                 files are of different policies"
-            );
-            return Err(Error::config(&path, message));
-        }
-        Ok(Self { config, processor, net, device: device.clone(), folder: folder.to_owned() })
+        let processor = processor::load(&folder, &config)?;
+        let net = Weights::open(&folder)?.load(device, |vb| Net::load(&config, vb))?;
+        Ok(Self { config, processor, net, device: device.clone(), folder })
     }
 
     /// A policy around a network that is being trained.

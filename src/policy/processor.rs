@@ -267,7 +267,7 @@ pub fn load(dir: &Path, config: &PolicyConfig) -> Result<Processor> {
 fn read(path: &Path, normalizer: &str, relative: &str, config: &PolicyConfig) -> Result<Stats> {
     const HARMLESS: [&str; 1] = ["to_batch_processor"];
     let fail = |message: String| Err(Error::config(path, message));
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = super::folder::read_text(path, super::folder::MAX_TEXT)?;
     let pipeline: Value =
         serde_json::from_str(&text).map_err(|e| Error::config(path, format!("not JSON: {e}")))?;
     let Some(steps) = pipeline.get("steps").and_then(Value::as_array) else {
