@@ -14,7 +14,7 @@ use candle_core::{D, Device, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::{DiffusionConfig, ENVIRONMENT_STATE, FeatureType, STATE};
-use super::net::Inputs;
+use super::processor::Inputs;
 use crate::nn::linear::Linear;
 use crate::nn::resize::{center_crop, resize};
 use crate::nn::resnet::ResNet;
@@ -138,7 +138,7 @@ fn gather(batch: &[Inputs], key: &str) -> Result<Vec<f32>> {
         let values = inputs.get(key).ok_or_else(|| Error::Rejected {
             reason: format!("{key}: expected in the observation, got nothing"),
         })?;
-        all.extend_from_slice(values);
+        all.extend_from_slice(&values.data);
     }
     Ok(all)
 }

@@ -10,12 +10,14 @@
 
 pub mod config;
 pub mod diffusion;
+pub mod digest;
 pub mod features;
+pub mod folder;
 pub mod net;
 pub mod process;
 pub mod processor;
 pub mod queue;
-mod weights;
+pub mod weights;
 
 use std::path::{Path, PathBuf};
 
@@ -24,10 +26,10 @@ use candle_core::{Device, Tensor};
 pub use crate::action::{Picture, PolicyObs as Observation};
 use crate::flow::Noise;
 use crate::{Error, Result};
-use config::{ENVIRONMENT_STATE, PolicyConfig, STATE, Signature};
-pub use net::{Inputs, Net, feature_len};
+use config::{PolicyConfig, Signature};
+pub use net::{Net, feature_len};
 pub use process::{Process, Solver};
-use processor::Processor;
+use processor::{Inputs, Processor, Stats, legacy};
 use weights::Weights;
 
 /// File name of the weights.
@@ -78,32 +80,24 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Loads a policy folder.
+    /// Loads a policy folder, or the policy of a run or of a Hugging Face cache (see
+    /// [`folder::resolve`]).
     ///
     /// # Errors
     /// One error that names the file and the key: missing files, unknown keys, tensors that are
     /// missing, too many, of another shape, or not finite.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        if !folder.is_dir() {
-            let message = "expected a policy folder with config.json, model.safetensors and \
-                           processor files; no such folder";
-            return Err(Error::config(folder, message));
-        }
+        let folder = folder::resolve(folder)?;
         let config = PolicyConfig::load(&folder.join(CONFIG))?;
-        let processor = Processor::load(folder, &config.signature(), None)?;
-        let path = folder.join(WEIGHTS);
-        let weights = Weights::read(&path, device)?;
-        let net = Net::load(&config, weights.builder(device))
-            .map_err(|e| Error::config(&path, e.to_string()))?;
-        if let Some(name) = weights.unused() {
-            let message = format!(
-                "tensor {name}: the network that config.json describes has no such tensor; the two \
-                 files are of different policies"
-            );
-            return Err(Error::config(&path, message));
-        }
+        let signature = config.signature();
+        let weights = Weights::open(&folder)?;
+        let statistics = statistics_inside(&weights, &signature)?;
+        let processor = Processor::load(&folder, &signature, Some(&statistics))?;
+        let of_the_network = |name: &str| (!legacy::is_statistic(name)).then(|| name.to_owned());
+        let weights = weights.rename(of_the_network)?;
+        let net = weights.load(device, |vb| Net::load(&config, vb))?;
         let mut policy = Self::from_parts(config, processor, net, device.clone())?;
-        policy.folder = folder.to_owned();
+        policy.folder = folder;
         Ok(policy)
     }
 
@@ -296,34 +290,15 @@ impl Policy {
                 history.len()
             )));
         }
-        let mut inputs = Inputs::new();
-        for key in [STATE, ENVIRONMENT_STATE] {
-            let expected = config::vector(&self.signature.input_features, key);
-            if expected == 0 {
-                continue; // the policy does not look at it
-            }
-            let mut all = Vec::with_capacity(history.len() * expected);
-            for observation in history {
-                let values = match key {
-                    STATE => &observation.state,
-                    _ => &observation.environment_state,
-                };
-                if values.len() != expected {
-                    return Err(Error::Rejected {
-                        reason: format!("{key}: expected {expected} values, got {}", values.len()),
-                    });
-                }
-                if !values.iter().all(|value| value.is_finite()) {
-                    return Err(Error::Rejected { reason: format!("{key}: not finite") });
-                }
-                let start = all.len();
-                all.extend_from_slice(values);
-                if let Some(map) = self.processor.inputs.get(key) {
-                    map.normalize(&mut all[start..]);
-                }
-            }
-            inputs.insert(key.to_owned(), all);
-        }
-        Ok(inputs)
+        self.processor.inputs(history)
     }
+}
+
+/// The statistics that LeRobot before 0.4 kept among the weights.
+fn statistics_inside(weights: &Weights, signature: &Signature) -> Result<Stats> {
+    let names: Vec<&str> =
+        weights.names().map(|(name, _)| name).filter(|name| legacy::is_statistic(name)).collect();
+    let read = |name: &str| weights.read(name, &Device::Cpu);
+    let tensors = names.iter().map(|name| read(name)).collect::<Result<Vec<_>>>()?;
+    legacy::statistics(names.into_iter().zip(&tensors), signature)
 }

@@ -2,18 +2,14 @@
 
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
-use indexmap::IndexMap;
 
 use super::config::{ENVIRONMENT_STATE, FeatureEncoder, FlowConfig, Network, PolicyConfig, STATE};
 use super::diffusion::DiffusionNet;
 use super::features;
+use super::processor::Inputs;
 use crate::nn::mlp::FlowMlp;
 use crate::nn::unet1d::UNet1d;
 use crate::{Error, Result};
-
-/// The normalised history of one robot by feature key: vectors `[n_obs, D]`, pictures
-/// `[n_obs, 3, h, w]`, flat.
-pub type Inputs = IndexMap<String, Vec<f32>>;
 
 /// A loaded network.
 pub struct Net {
@@ -50,7 +46,7 @@ impl Encoder {
             let mut flat = Vec::new();
             for step in 0..self.n_obs_steps {
                 for (key, dim) in [STATE, ENVIRONMENT_STATE].into_iter().zip(self.dims) {
-                    let values = inputs.get(key).map_or(&[][..], Vec::as_slice);
+                    let values = inputs.get(key).map_or(&[][..], |input| &input.data);
                     let row = values.get(step * dim..(step + 1) * dim);
                     flat.extend_from_slice(row.unwrap_or_default());
                 }

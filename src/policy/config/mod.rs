@@ -27,8 +27,6 @@ pub const ACTION: &str = "action";
 
 /// Most solver steps a chunk.
 pub(crate) const MAX_STEPS: usize = 1000;
-/// Longest `config.json`, bytes.
-const MAX_CONFIG: u64 = 1 << 20;
 
 /// What a feature is, as LeRobot names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -163,12 +161,7 @@ impl PolicyConfig {
     /// # Errors
     /// When the file is missing, has unknown keys, or values that do not fit together.
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
-        if bytes > MAX_CONFIG {
-            let message = format!("expected at most {MAX_CONFIG} bytes of JSON, got {bytes}");
-            return Err(Error::config(path, message));
-        }
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = super::folder::read_text(path, super::folder::MAX_TEXT)?;
         Self::parse(&text).map_err(|e| Error::config(path, e.to_string()))
     }
 

@@ -334,7 +334,7 @@ impl Pipeline {
             let message = format!("expected at most {MAX_FILE} bytes of JSON, got {bytes}");
             return Err(Error::config(path, message));
         }
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = crate::policy::folder::read_text(path, crate::policy::folder::MAX_TEXT)?;
         Self::parse(path, &text)
     }
 

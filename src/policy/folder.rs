@@ -1,0 +1,281 @@
+//! Where a policy lies: the folder with `config.json`, found from what the user named.
+//!
+//! | the user names | taken |
+//! |---|---|
+//! | a policy folder | itself |
+//! | a checkpoint | `pretrained_model` in it |
+//! | a run, or its `checkpoints` | `last`, else the newest numbered checkpoint |
+//! | `models--org--name` of a Hugging Face cache, or `snapshots` in it | the snapshot of `refs/main`, else the only one |
+//! | `org/name`, where no such folder is | the same, in `$HF_HUB_CACHE`, `$HF_HOME/hub`, `~/.cache/huggingface/hub` |
+//!
+//! Nothing is downloaded. The layouts are those of LeRobot's `utils/train_utils.py` and of
+//! huggingface_hub's cache.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use super::CONFIG;
+use crate::tensors::header::shown;
+use crate::{Error, Result};
+
+/// The most bytes of a JSON file of a policy.
+pub const MAX_TEXT: u64 = 4_000_000;
+
+const PRETRAINED_MODEL: &str = "pretrained_model";
+const CHECKPOINTS: &str = "checkpoints";
+const LAST: &str = "last";
+const SNAPSHOTS: &str = "snapshots";
+
+/// What is said of a pickle.
+pub(super) const PICKLE: &str = "a pickle, which Pathline never reads because unpickling runs code; load the policy in LeRobot \
+     and write it with policy.save_pretrained(DIR), which makes model.safetensors";
+
+/// The folder of the policy that `dir` stands for.
+///
+/// # Errors
+/// When there is no such folder, or no policy in it; the error lists the places that were looked at.
+pub fn resolve(dir: &Path) -> Result<PathBuf> {
+    resolve_in(dir, &hub_caches(|name| std::env::var_os(name).map(PathBuf::from)))
+}
+
+/// The Hugging Face caches of this user.
+fn hub_caches(env: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    let hub = |home: PathBuf| home.join("hub");
+    let mut caches: Vec<PathBuf> = [
+        env("HF_HUB_CACHE"),
+        env("HF_HOME").map(hub),
+        env("HOME").map(|home| hub(home.join(".cache/huggingface"))),
+    ]
+    .into_iter()
+    .flatten()
+    .filter(|path| path.is_absolute())
+    .collect();
+    caches.dedup();
+    caches
+}
+
+fn resolve_in(dir: &Path, caches: &[PathBuf]) -> Result<PathBuf> {
+    if dir.is_dir() {
+        let mut looked = BTreeSet::new();
+        return match find(dir, &mut looked)? {
+            Some(folder) => Ok(folder),
+            None => Err(Error::config(dir, format!("no {CONFIG} in {}", list(&looked)))),
+        };
+    }
+    if dir.symlink_metadata().is_ok() {
+        return Err(Error::config(dir, not_a_folder(dir)));
+    }
+    let mut looked = BTreeSet::from([dir.to_owned()]);
+    if let Some(name) = hub_name(dir) {
+        for cache in caches {
+            let model = cache.join(&name);
+            if model.is_dir()
+                && let Some(folder) = find(&model, &mut looked)?
+            {
+                return Ok(folder);
+            }
+            looked.insert(model);
+        }
+    }
+    let message = format!(
+        "expected a policy folder with config.json, model.safetensors and processor files; no such \
+         folder. Looked at {}; nothing is downloaded",
+        list(&looked)
+    );
+    Err(Error::config(dir, message))
+}
+
+/// Looks for a policy in an existing folder; notes where.
+fn find(dir: &Path, looked: &mut BTreeSet<PathBuf>) -> Result<Option<PathBuf>> {
+    let mut is_policy = |folder: &Path| {
+        looked.insert(folder.to_owned());
+        folder.join(CONFIG).symlink_metadata().is_ok()
+    };
+    for folder in [dir.to_owned(), dir.join(PRETRAINED_MODEL)] {
+        if is_policy(&folder) {
+            return Ok(Some(folder));
+        }
+    }
+    for root in [dir.join(CHECKPOINTS), dir.to_owned()] {
+        // `last` may point at a checkpoint that is gone.
+        let numbered = numbered(&root);
+        let found = std::iter::once(root.join(LAST)).chain(numbered);
+        for folder in found.map(|checkpoint| checkpoint.join(PRETRAINED_MODEL)) {
+            if folder.is_dir() && is_policy(&folder) {
+                return Ok(Some(folder));
+            }
+        }
+    }
+    let is_snapshots = dir.file_name() == Some(OsStr::new(SNAPSHOTS));
+    let snapshots = if is_snapshots { dir.to_owned() } else { dir.join(SNAPSHOTS) };
+    if !snapshots.is_dir() {
+        return Ok(None);
+    }
+    let snapshot = snapshot(&snapshots)?;
+    Ok([snapshot.clone(), snapshot.join(PRETRAINED_MODEL)].into_iter().find(|f| is_policy(f)))
+}
+
+/// Checkpoints whose names are numbers, newest first.
+fn numbered(root: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<(u64, PathBuf)> = entries(root)
+        .into_iter()
+        .filter_map(|path| path.file_name()?.to_str()?.parse().ok().map(|step| (step, path)))
+        .collect();
+    found.sort();
+    found.into_iter().rev().map(|(_, path)| path).collect()
+}
+
+/// The snapshot that `refs/main` names, else the only one.
+fn snapshot(snapshots: &Path) -> Result<PathBuf> {
+    let main = snapshots.with_file_name("refs").join("main");
+    if main.is_file() {
+        let text = read_text(&main, 1000)?;
+        let name = text.trim();
+        let folder = snapshots.join(name);
+        if !is_plain(name) || !folder.is_dir() {
+            let message = format!(
+                "expected the name of a folder in {}, got {:?}",
+                snapshots.display(),
+                shown(name)
+            );
+            return Err(Error::config(main, message));
+        }
+        return Ok(folder);
+    }
+    let mut found: Vec<PathBuf> = entries(snapshots).into_iter().filter(|p| p.is_dir()).collect();
+    found.sort();
+    match found.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Error::config(snapshots, "expected a snapshot, got an empty folder")),
+        several => {
+            let message = format!(
+                "expected refs/main or a single snapshot, got {} snapshots without refs/main; name \
+                 one of them: {}",
+                several.len(),
+                list(several)
+            );
+            Err(Error::config(snapshots, message))
+        }
+    }
+}
+
+/// `org/name` as huggingface_hub names its folder.
+fn hub_name(dir: &Path) -> Option<String> {
+    let parts: Vec<&str> = dir
+        .components()
+        .map(|part| match part {
+            Component::Normal(part) => part.to_str(),
+            _ => None,
+        })
+        .collect::<Option<_>>()?;
+    let is_name = |part: &str| {
+        part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) && !part.contains("--")
+    };
+    match parts.as_slice() {
+        [org, name] if is_name(org) && is_name(name) => Some(format!("models--{org}--{name}")),
+        _ => None,
+    }
+}
+
+/// Says what to do with something that is no folder.
+fn not_a_folder(path: &Path) -> String {
+    let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if is_pickle(path) {
+        format!("expected a policy folder, got {PICKLE}")
+    } else if [".zip", ".tar", ".gz", ".tgz", ".zst", ".7z"].iter().any(|end| name.ends_with(end)) {
+        "expected a policy folder, got an archive; unpack it and name the folder".to_owned()
+    } else if let Some(parent) = parent.filter(|p| path.is_file() && p.join(CONFIG).is_file()) {
+        format!("expected a policy folder, got a file; name its folder, {}", parent.display())
+    } else {
+        "expected a policy folder with config.json, got something else: a file, or a link that leads \
+         nowhere"
+            .to_owned()
+    }
+}
+
+/// Whether the name is one under which pickles go.
+pub(super) fn is_pickle(path: &Path) -> bool {
+    let suffix = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    ["pt", "pth", "bin", "ckpt", "pkl", "pickle"].iter().any(|s| suffix.eq_ignore_ascii_case(s))
+}
+
+/// The file called `name` in `dir`, where `name` came from a file of others: a plain name, and no
+/// link out of the folder unless both are of one Hugging Face cache (`snapshots/…` to `blobs/…`).
+///
+/// # Errors
+/// Says what was expected of the name, or that there is no such file.
+pub fn inside(dir: &Path, name: &str) -> Result<PathBuf, String> {
+    if !is_plain(name) {
+        return Err("expected a plain file name in the policy's folder, got a path".to_owned());
+    }
+    let path = dir.join(name);
+    let no_file = |e: std::io::Error| format!("expected a file in {}: {e}", dir.display());
+    let real = path.canonicalize().map_err(no_file)?;
+    let root = dir.canonicalize().map_err(no_file)?;
+    let blobs = root
+        .parent()
+        .filter(|parent| parent.file_name() == Some(OsStr::new(SNAPSHOTS)))
+        .map(|snapshots| snapshots.with_file_name("blobs"));
+    if real.starts_with(&root) || blobs.is_some_and(|blobs| real.starts_with(blobs)) {
+        return Ok(path);
+    }
+    Err(format!("expected a file in {}, got a link to {}", dir.display(), real.display()))
+}
+
+/// One component, on every system.
+fn is_plain(name: &str) -> bool {
+    let is_bad = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
+    !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(is_bad)
+}
+
+/// The text of a file of at most `most` bytes.
+///
+/// # Errors
+/// When it is missing, is no file, is longer, or is not UTF-8.
+pub fn read_text(path: &Path, most: u64) -> Result<String> {
+    let io = |e| Error::io(path, e);
+    // Asked before opening: a pipe would wait for its writer.
+    let kind = fs::metadata(path).map_err(io)?;
+    if !kind.is_file() {
+        let got = if kind.is_dir() { "a folder" } else { "neither file nor folder" };
+        return Err(Error::config(path, format!("expected a text file, got {got}")));
+    }
+    let too_long =
+        |got: u64| Error::config(path, format!("expected at most {most} bytes, got {got}"));
+    if kind.len() > most {
+        return Err(too_long(kind.len()));
+    }
+    let mut bytes = Vec::with_capacity(kind.len() as usize);
+    // It may have grown, and files of the system say 0.
+    File::open(path).map_err(io)?.take(most + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > most {
+        return Err(too_long(bytes.len() as u64));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Error::config(path, format!("expected UTF-8 text, got another byte at {at}"))
+    })
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// Paths in one line, not too many.
+fn list<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
+    const LISTED: usize = 8;
+    let all: Vec<String> = paths.into_iter().map(|path| path.display().to_string()).collect();
+    let mut text = all.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
+    if all.len() > LISTED {
+        text += &format!(" and {} more", all.len() - LISTED);
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "folder_tests.rs"]
+mod tests;
