@@ -10,6 +10,7 @@
 
 pub mod config;
 pub mod diffusion;
+pub mod ensemble;
 pub mod features;
 pub mod net;
 pub mod process;
