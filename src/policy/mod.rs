@@ -8,9 +8,11 @@
 //! A policy is data: a folder in LeRobot's layout (`config.json`, `model.safetensors`, processor
 //! files). [`Policy::load`] reads it, [`Policy::infer`] answers a batch of observation histories.
 
+pub mod act;
 pub mod config;
 pub mod diffusion;
 pub mod digest;
+pub mod ensemble;
 pub mod features;
 pub mod folder;
 pub mod net;

@@ -4,6 +4,7 @@
 //! policies that only Pathline has. Names are LeRobot's. A key that this version does not know is an
 //! error, since it may change the result; a key that cannot is read and not looked at.
 
+pub mod act;
 pub mod diffusion;
 pub mod flow;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::process::Process;
 use crate::{Error, Result};
+pub use act::ActConfig;
 pub use diffusion::DiffusionConfig;
 pub use flow::{FeatureEncoder, FlowConfig, Network};
 

@@ -17,8 +17,6 @@ use super::normalize::EPS;
 use crate::policy::config::{Features, NormalizationMapping};
 use crate::{Error, Result};
 
-/// Longest pipeline file, bytes.
-const MAX_FILE: u64 = 1 << 20;
 /// Most steps of a pipeline; LeRobot's longest have nine.
 const MAX_STEPS: usize = 64;
 /// The one step of LeRobot that has no registry name.
@@ -329,11 +327,6 @@ impl Pipeline {
     /// # Errors
     /// One error that names the file, the step and the key.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
-        if bytes > MAX_FILE {
-            let message = format!("expected at most {MAX_FILE} bytes of JSON, got {bytes}");
-            return Err(Error::config(path, message));
-        }
         let text = crate::policy::folder::read_text(path, crate::policy::folder::MAX_TEXT)?;
         Self::parse(path, &text)
     }
