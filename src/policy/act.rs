@@ -28,7 +28,7 @@ use candle_nn::{Init, VarBuilder};
 
 use super::config::act::ActConfig;
 use super::config::{ENVIRONMENT_STATE, STATE};
-use super::net::Inputs;
+use super::processor::Inputs;
 use crate::nn::linear::Linear;
 use crate::nn::resnet::ResNet;
 use crate::{Error, Result};
@@ -56,9 +56,9 @@ impl ActInputs {
             let mut all = Vec::with_capacity(batch.len() * len);
             for inputs in batch {
                 match inputs.get(key) {
-                    Some(values) if values.len() == len => all.extend_from_slice(values),
+                    Some(input) if input.data.len() == len => all.extend_from_slice(&input.data),
                     values => {
-                        let got = values.map_or(0, Vec::len);
+                        let got = values.map_or(0, |input| input.data.len());
                         return Err(Error::shape(key, shape, format!("{got} numbers")));
                     }
                 }
