@@ -425,7 +425,7 @@ fn a_trace_is_in_robot_units() {
     let robot = |z: &[f32]| -> Vec<f32> {
         z.iter()
             .enumerate()
-            .map(|(i, z)| z * stats["std"][i] + stats["mean"][i] + newest[i % 2])
+            .map(|(i, z)| z * stats["std"].values()[i] + stats["mean"].values()[i] + newest[i % 2])
             .collect()
     };
     assert_eq!(first.unwrap(), robot(&noise));

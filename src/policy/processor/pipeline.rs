@@ -99,6 +99,10 @@ impl Found {
                 if self.normalizer.is_some() {
                     return fail("expected one such step, got a second");
                 }
+                if !(normalizer.eps.is_finite() && normalizer.eps >= 0.0) {
+                    let eps = normalizer.eps;
+                    return fail(&format!("eps: expected a finite number, 0 or more, got {eps}"));
+                }
                 if let Some(file) = file {
                     self.stats = Some(read(&self.path, file)?);
                 }

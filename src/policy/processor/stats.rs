@@ -152,9 +152,12 @@ pub(super) fn write(path: &Path, stats: &Stats, features: &Features) -> Result<(
     let mut tensors = HashMap::new();
     for (key, feature) in stats {
         let picture = features.get(key).filter(|feature| feature.kind == FeatureType::Visual);
+        let channels = picture.and_then(|feature| feature.shape.first().copied());
         for (name, statistic) in feature {
-            let shape =
-                picture.map_or_else(|| statistic.shape.clone(), |f| statistic.shape_for(&f.shape));
+            let shape = match statistic.shape.as_slice() {
+                &[n] if Some(n) == channels => vec![n, 1, 1],
+                own => own.to_vec(),
+            };
             let tensor = Tensor::from_slice(&statistic.values, shape, &Device::Cpu)?;
             tensors.insert(format!("{key}.{name}"), tensor);
         }
