@@ -295,9 +295,19 @@ impl ActConfig {
         })
     }
 
-    /// What every policy has. Inputs that the network does not see stay: their statistics are in the
-    /// processor's files.
+    /// Whether the network sees the input: LeRobot keeps other state features of a data set, such as
+    /// `observation.effort`, in `input_features` and never looks at them.
+    fn sees(key: &str, kind: FeatureType) -> bool {
+        match kind {
+            FeatureType::State => key == STATE,
+            kind => matches!(kind, FeatureType::Env | FeatureType::Visual),
+        }
+    }
+
+    /// What every policy has; inputs that the network does not see are left out.
     pub fn signature(&self) -> Signature {
+        let mut input_features = self.input_features.clone();
+        input_features.retain(|key, feature| Self::sees(key, feature.kind));
         Signature {
             kind: Self::TYPE,
             n_obs_steps: self.n_obs_steps,
@@ -305,7 +315,7 @@ impl ActConfig {
             first_row: 0,
             n_action_steps: self.n_action_steps,
             fps: None,
-            input_features: self.input_features.clone(),
+            input_features,
             output_features: self.output_features.clone(),
             normalization_mapping: self.normalization_mapping.clone(),
             use_relative_actions: false,
