@@ -148,7 +148,7 @@ fn a_rollout_gives_the_same_actions() {
         let steps = golden["action"].dim(0).unwrap();
         assert!(steps >= 100, "{name}");
         let observations = history(&policy, &golden, 0, steps);
-        let mut queue = Queue::new(&policy);
+        let mut queue = Queue::new(&policy).unwrap();
         let (mut chunk, mut worst) = (0, 0f64);
         for (tick, observation) in observations.into_iter().enumerate() {
             if tick == 60 {

@@ -3,7 +3,10 @@
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 
-use super::config::{ENVIRONMENT_STATE, FeatureEncoder, FlowConfig, Network, PolicyConfig, STATE};
+use super::act::{ActInputs, ActNet};
+use super::config::{
+    ActConfig, ENVIRONMENT_STATE, FeatureEncoder, FlowConfig, Network, PolicyConfig, STATE,
+};
 use super::diffusion::DiffusionNet;
 use super::features;
 use super::processor::Inputs;
@@ -21,6 +24,7 @@ enum Body {
     Mlp(FlowMlp, Encoder),
     Unet(Box<UNet1d>, Encoder),
     Diffusion(Box<DiffusionNet>),
+    Act(Box<ActNet>, Box<ActConfig>),
 }
 
 /// How a history becomes the features of a flow policy.
@@ -70,6 +74,9 @@ impl Net {
             PolicyConfig::Diffusion(config) => {
                 Body::Diffusion(Box::new(DiffusionNet::load(config, vb)?))
             }
+            PolicyConfig::Act(config) => {
+                Body::Act(Box::new(ActNet::load(config, vb)?), config.clone())
+            }
         };
         Ok(Self { body, time_scale })
     }
@@ -96,7 +103,8 @@ impl Net {
         })
     }
 
-    /// What the network needs of a batch of histories; once per observation.
+    /// What the network needs of a batch of histories; once per observation. Of a policy without noise
+    /// it is the chunk.
     ///
     /// # Errors
     /// When a shape is another.
@@ -106,6 +114,7 @@ impl Net {
                 self.encode(&encoder.features(batch, device)?)
             }
             Body::Diffusion(net) => net.condition(batch, device),
+            Body::Act(net, config) => net.forward(&ActInputs::gather(config, batch, device)?),
         }
     }
 
@@ -116,7 +125,7 @@ impl Net {
     pub fn encode(&self, features: &Tensor) -> Result<Tensor> {
         Ok(match &self.body {
             Body::Mlp(mlp, _) => mlp.encode(features)?,
-            Body::Unet(..) | Body::Diffusion(_) => features.clone(),
+            Body::Unet(..) | Body::Diffusion(_) | Body::Act(..) => features.clone(),
         })
     }
 
@@ -134,6 +143,7 @@ impl Net {
             }
             Body::Unet(unet, _) => unet_at(unet, context, x_t, &time),
             Body::Diffusion(net) => net.predict(context, x_t, &time),
+            Body::Act(..) => Err(Error::Invalid("act: this policy needs no noise".into())),
         }
     }
 
@@ -149,8 +159,11 @@ impl Net {
     ///
     /// # Errors
     /// When the policy needs some.
-    pub fn direct(&self, _context: &Tensor) -> Result<Tensor> {
-        Err(Error::Invalid("this policy makes chunks from noise".into()))
+    pub fn direct(&self, context: &Tensor) -> Result<Tensor> {
+        match &self.body {
+            Body::Act(..) => Ok(context.clone()),
+            _ => Err(Error::Invalid("this policy makes chunks from noise".into())),
+        }
     }
 }
 
@@ -181,5 +194,6 @@ pub fn feature_len(config: &PolicyConfig) -> usize {
     match config {
         PolicyConfig::Flow(flow) => features_of(flow),
         PolicyConfig::Diffusion(config) => config.unet().cond_dim,
+        PolicyConfig::Act(_) => 0,
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! The first observation of an episode fills the whole history. A chunk gives its first
 //! `n_action_steps` rows from the newest observation's tick on; when they are used up the next chunk
-//! is made. A policy with temporal ensembling is asked at every tick instead. Source: LeRobot
-//! `policies/diffusion/modeling_diffusion.py`, `policies/utils.py::populate_queues`.
+//! is made. A policy with temporal ensembling is asked at every tick, and a chunk gives the mean of all
+//! predictions of that tick; the mean is taken in robot units, LeRobot's before unnormalising, which is
+//! the same but for rounding. Source: LeRobot `policies/diffusion/modeling_diffusion.py`,
+//! `policies/act/modeling_act.py`, `policies/utils.py::populate_queues`.
 
 use std::collections::VecDeque;
 
+use super::ensemble::Ensembler;
 use super::{Draws, Observation, Policy, Solver};
 use crate::Result;
 
@@ -18,25 +21,35 @@ pub struct Queue {
     action_dim: usize,
     history: Vec<Observation>,
     actions: VecDeque<Vec<f32>>,
+    ensembler: Option<Ensembler>,
 }
 
 impl Queue {
     /// An empty queue for `policy`.
-    pub fn new(policy: &Policy) -> Self {
+    ///
+    /// # Errors
+    /// When the coefficient of its temporal ensemble is impossible.
+    pub fn new(policy: &Policy) -> Result<Self> {
         let signature = policy.signature();
-        Self {
+        let coefficient = policy.config().temporal_ensemble_coeff();
+        let ensembler = coefficient.map(|c| Ensembler::new(c, signature.rows())).transpose()?;
+        Ok(Self {
             n_obs_steps: signature.n_obs_steps,
             n_action_steps: signature.n_action_steps,
             action_dim: signature.action_dim(),
             history: Vec::with_capacity(signature.n_obs_steps),
             actions: VecDeque::with_capacity(signature.n_action_steps),
-        }
+            ensembler,
+        })
     }
 
     /// Forgets everything: a new episode.
     pub fn reset(&mut self) {
         self.history.clear();
         self.actions.clear();
+        if let Some(ensembler) = &mut self.ensembler {
+            ensembler.reset();
+        }
     }
 
     /// Takes in the observation of this tick.
@@ -62,9 +75,17 @@ impl Queue {
     }
 
     /// Takes in a chunk `[rows, action_dim]` that answers the newest observation.
-    pub fn accept(&mut self, chunk: &[f32]) {
+    ///
+    /// # Errors
+    /// When a temporal ensemble gets a chunk of another shape.
+    pub fn accept(&mut self, chunk: &[f32]) -> Result<()> {
+        if let Some(ensembler) = &mut self.ensembler {
+            self.actions.push_back(ensembler.update(chunk, self.action_dim)?);
+            return Ok(());
+        }
         let rows = chunk.chunks_exact(self.action_dim).take(self.n_action_steps);
         self.actions.extend(rows.map(<[f32]>::to_vec));
+        Ok(())
     }
 
     /// The action of this tick.
@@ -89,7 +110,7 @@ impl Policy {
         queue.observe(observation);
         if queue.is_empty() {
             let chunks = self.infer(&[queue.history()], draws(), solver)?;
-            queue.accept(&chunks.actions);
+            queue.accept(&chunks.actions)?;
         }
         Ok(queue.pop().unwrap_or_default())
     }

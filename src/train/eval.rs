@@ -100,12 +100,19 @@ pub fn evaluate(
             options.n_action_steps, options.latency_ticks
         )));
     }
+    let averages = policy.config().temporal_ensemble_coeff().is_some();
+    if averages && (options.n_action_steps != 1 || options.latency_ticks != 0) {
+        return Err(Error::Invalid(format!(
+            "temporal ensembling: expected 1 executed action a chunk and no latency, got {} and {}",
+            options.n_action_steps, options.latency_ticks
+        )));
+    }
     let start = Instant::now();
     let noise = Noise::new(options.seed);
     let mut episodes: Vec<Running> = (0..options.episodes)
         .into_par_iter()
         .map(|i| begin(policy, options.seed.wrapping_add(i as u64)))
-        .collect();
+        .collect::<Result<_>>()?;
     for tick in 0..options.max_steps {
         for (i, episode) in episodes.iter_mut().enumerate().filter(|(_, e)| !e.done) {
             episode.queue.observe(seen(policy, &episode.env));
@@ -159,17 +166,17 @@ fn seen(policy: &Policy, env: &PushT) -> Observation {
     }
 }
 
-fn begin(policy: &Policy, seed: u64) -> Running {
+fn begin(policy: &Policy, seed: u64) -> Result<Running> {
     let result = EpisodeResult { seed, success: false, steps: 0, sum_reward: 0.0, max_reward: 0.0 };
-    Running {
+    Ok(Running {
         env: PushT::reset(seed),
-        queue: Queue::new(policy),
+        queue: Queue::new(policy)?,
         chunk: Vec::new(),
         chunk_tick: 0,
         pending: None,
         result,
         done: false,
-    }
+    })
 }
 
 /// The observation of `env` as the policy sees it.
@@ -211,7 +218,12 @@ fn replan(
             group.iter().map(|&i| episodes[i].queue.history()).collect();
         let chunks = policy.infer(&histories, x, solver)?;
         for (row, &i) in chunks.actions.chunks_exact(len).zip(group) {
-            episodes[i].pending = Some((tick, row.to_vec()));
+            let mut chunk = row.to_vec();
+            if policy.config().temporal_ensemble_coeff().is_some() {
+                episodes[i].queue.accept(row)?;
+                chunk = episodes[i].queue.pop().unwrap_or_default();
+            }
+            episodes[i].pending = Some((tick, chunk));
         }
     }
     Ok(())

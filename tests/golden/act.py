@@ -1,14 +1,18 @@
 """Golden folders of LeRobot's ACT: configurations, weights, stages and actions.
 
     python tests/golden/act.py tests/golden/act
+    python tests/golden/act.py FOLDER SEED COUNT     random folders, for `random_folders` in tests/act.rs
 
 Each folder is what `save_pretrained` of policy and processors writes, with tiny random weights:
     keypoints       state and environment state, a VAE's encoder in the file
+    ensemble        the same with a temporal ensemble
     prenorm         pre_norm, gelu, two decoder layers, no VAE, a state that the network does not see
     cameras         two cameras of different sizes, not in alphabetical order, ResNet-18, no state
     dilation        one camera, state and environment, ResNet-50 with dilation, temporal ensemble
 Where there is a ResNet, model.safetensors would be large: weights.json has name, shape, offset and scale of
 each tensor, and literal.safetensors what follows no formula (see `formula`).
+rollout.safetensors where there is no camera: LeRobot's own `select_action` over 60 observations, `input/KEY`
+[60, n] and `action` [60, n] in robot units; the last 20 after a reset.
 expected.safetensors per folder, two samples:
     input/KEY       raw observation: vectors [2, n], pictures u8 [2, height, width, 3]
     normalized/KEY  the vectors after LeRobot's preprocessor
@@ -22,6 +26,7 @@ Written with lerobot 0.4.4 (Apache-2.0), torch and torchvision on the CPU, float
 
 import importlib.metadata
 import json
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -42,6 +47,7 @@ TINY = dict(dim_model=32, n_heads=4, dim_feedforward=48, n_encoder_layers=2, n_d
             pretrained_backbone_weights=None, push_to_hub=False)
 CASES = {
     "keypoints": dict(inputs={ENV: (6,), STATE: (3,)}),
+    "ensemble": dict(inputs={ENV: (6,), STATE: (3,)}, temporal_ensemble_coeff=0.01, n_action_steps=1),
     "prenorm": dict(inputs={STATE: (3,), ENV: (6,), "observation.effort": (2,)}, pre_norm=True,
                     feedforward_activation="gelu", n_decoder_layers=2, use_vae=False,
                     normalization_mapping=dict.fromkeys(("STATE", "ENV", "ACTION"), NormalizationMode.MIN_MAX)),
@@ -122,7 +128,7 @@ def observation(features, stats):
     return raw
 
 
-def fold(name, root, inputs, **overrides):
+def fold(name, root, inputs, small=True, formulas=True, **overrides):
     out = root / name
     out.mkdir(parents=True)
     action = PolicyFeature(type=FeatureType.ACTION, shape=(4,))
@@ -135,6 +141,8 @@ def fold(name, root, inputs, **overrides):
         if key.endswith("vae_encoder_pos_enc"):
             literal[key] = tensor.clone()
             continue
+        if not formulas:
+            continue
         offset, scale = rule(key, tensor.shape)
         tensor.copy_(formula(key, tuple(tensor.shape), offset, scale))
         weights[key] = {"shape": list(tensor.shape), "offset": offset, "scale": scale}
@@ -144,7 +152,7 @@ def fold(name, root, inputs, **overrides):
     policy.save_pretrained(out)
     pre.save_pretrained(out)
     post.save_pretrained(out)
-    if config.image_features:
+    if config.image_features and small:
         (out / "model.safetensors").unlink()
         (out / "weights.json").write_text(json.dumps(weights, indent=0) + "\n")
         save_file(literal, out / "literal.safetensors")
@@ -172,11 +180,25 @@ def fold(name, root, inputs, **overrides):
     expected = {f"input/{key}": x for key, x in raw.items()} | seen
     expected |= {f"normalized/{key}": batch[key] for key, x in raw.items() if x.ndim == 2}
     expected = {key: x.contiguous().clone() for key, x in expected.items()}
-    versions = {p: importlib.metadata.version(p) for p in ("lerobot", "torch", "torchvision")}
-    save_file(expected, out / "expected.safetensors", {**versions, "seed": str(SEED)})
+    about = {p: importlib.metadata.version(p) for p in ("lerobot", "torch", "torchvision")} | {"seed": SEED}
+    # One entry: safetensors writes several in a random order.
+    save_file(expected, out / "expected.safetensors", {"about": json.dumps(about)})
     save_file({key: x[:1].clone() for key, x in raw.items()}, out / "observation.safetensors")
+    if not config.image_features:
+        rollout(out, policy, pre, post, config, stats)
     spread = {key: round(float(x.abs().max()), 3) for key, x in seen.items()}
     print(name, {key: tuple(x.shape) for key, x in seen.items()}, spread)
+
+
+def rollout(out, policy, pre, post, config, stats):
+    ticks = [observation(config.input_features, stats) for _ in range(60)]
+    actions = []
+    for tick, raw in enumerate(ticks):
+        if tick in (0, 40):
+            policy.reset()
+        actions.append(post(policy.select_action(pre({key: x[0] for key, x in raw.items()}))))
+    tensors = {f"input/{key}": torch.cat([raw[key][:1] for raw in ticks]) for key in ticks[0]}
+    save_file(tensors | {"action": torch.cat(actions)}, out / "rollout.safetensors")
 
 
 def ensemble(root):
@@ -189,9 +211,42 @@ def ensemble(root):
     save_file(tensors, root / "ensemble.safetensors", {"coefficients": json.dumps(coefficients)})
 
 
+def random_case(r):
+    heads = r.choice([1, 2, 4, 8])
+    width = heads * r.choice([4, 8, 12, 20])
+    inputs = {}
+    if r.random() < 0.7:
+        inputs[STATE] = (r.randint(1, 20),)
+    for camera in r.sample(["observation.image", "observation.images.top", "observation.images.a_b"],
+                           r.choice([0, 1, 1, 2, 3])):
+        inputs[camera] = (3, r.randint(20, 130), r.randint(20, 130))
+    if r.random() < 0.5 or not any(len(shape) == 3 for shape in inputs.values()):
+        inputs[ENV] = (r.randint(1, 20),)
+    inputs = dict(r.sample(list(inputs.items()), len(inputs)))
+    backbone = r.choice(["resnet18", "resnet34", "resnet50"])
+    chunk = r.randint(1, 60)
+    coefficient = r.choice([None, 0.01, 0.0, -0.02])
+    modes = [NormalizationMode.MEAN_STD, NormalizationMode.MIN_MAX, NormalizationMode.IDENTITY]
+    mapping = {kind: r.choice(modes) for kind in ("STATE", "ENV", "ACTION")}
+    return dict(
+        inputs=inputs, vision_backbone=backbone, dim_model=width, n_heads=heads, chunk_size=chunk,
+        replace_final_stride_with_dilation=backbone == "resnet50" and r.random() < 0.5,
+        n_action_steps=r.randint(1, chunk) if coefficient is None else 1, temporal_ensemble_coeff=coefficient,
+        dim_feedforward=r.randint(8, 700), n_encoder_layers=r.randint(0, 4), n_decoder_layers=r.randint(0, 3),
+        pre_norm=r.random() < 0.5, feedforward_activation=r.choice(["relu", "gelu"]),
+        use_vae=r.random() < 0.5, latent_dim=r.randint(1, 40), n_vae_encoder_layers=r.randint(0, 2),
+        normalization_mapping={"VISUAL": NormalizationMode.MEAN_STD, **mapping}, formulas=r.random() < 0.5)
+
+
 def main():
     root = Path(sys.argv[1])
     torch.set_num_threads(1)
+    if len(sys.argv) > 2:
+        seed, count = int(sys.argv[2]), int(sys.argv[3])
+        for i in range(seed, seed + count):
+            torch.manual_seed(i)
+            fold(f"random-{i}", root, small=False, **random_case(random.Random(i)))
+        return
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     for name, case in CASES.items():

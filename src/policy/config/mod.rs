@@ -92,6 +92,9 @@ pub enum PolicyConfig {
     /// LeRobot's DiffusionPolicy.
     #[serde(rename = "diffusion")]
     Diffusion(Box<DiffusionConfig>),
+    /// LeRobot's ACT.
+    #[serde(rename = "act")]
+    Act(Box<ActConfig>),
 }
 
 /// What every policy has, whatever its type.
@@ -156,7 +159,7 @@ impl Signature {
 
 impl PolicyConfig {
     /// The values of `"type"` that this version runs.
-    pub const TYPES: [&str; 2] = ["pathline_flow", "diffusion"];
+    pub const TYPES: [&str; 3] = ["pathline_flow", "diffusion", "act"];
 
     /// Reads and checks `config.json`.
     ///
@@ -182,7 +185,7 @@ impl PolicyConfig {
             .map_err(|e| Error::Invalid(format!("not JSON: {e}")))?
             .kind;
         let config = match kind.as_deref() {
-            Some(FlowConfig::TYPE | DiffusionConfig::TYPE) => {
+            Some(FlowConfig::TYPE | DiffusionConfig::TYPE | ActConfig::TYPE) => {
                 serde_json::from_str(text).map_err(invalid)?
             }
             other => {
@@ -206,6 +209,7 @@ impl PolicyConfig {
         match self {
             Self::Flow(config) => config.validate(),
             Self::Diffusion(config) => config.validate(),
+            Self::Act(config) => config.validate(),
         }
     }
 
@@ -217,6 +221,7 @@ impl PolicyConfig {
         match self {
             Self::Flow(config) => Ok(Some(config.process())),
             Self::Diffusion(config) => config.process().map(Some),
+            Self::Act(_) => Ok(None),
         }
     }
 
@@ -225,6 +230,7 @@ impl PolicyConfig {
         match self {
             Self::Flow(config) => (&config.solver, config.num_inference_steps),
             Self::Diffusion(config) => config.default_solver(),
+            Self::Act(_) => ("direct", 1),
         }
     }
 
@@ -232,14 +238,14 @@ impl PolicyConfig {
     pub fn feature_encoder(&self) -> FeatureEncoder {
         match self {
             Self::Flow(config) => config.feature_encoder.clone(),
-            Self::Diffusion(_) => FeatureEncoder::Flat,
+            Self::Diffusion(_) | Self::Act(_) => FeatureEncoder::Flat,
         }
     }
 
     /// Whether rows of a chunk that lie outside the episode are left out of the loss.
     pub fn masks_padding(&self) -> bool {
         match self {
-            Self::Flow(_) => true,
+            Self::Flow(_) | Self::Act(_) => true,
             Self::Diffusion(config) => config.do_mask_loss_for_padding,
         }
     }
@@ -249,6 +255,15 @@ impl PolicyConfig {
         match self {
             Self::Flow(config) => config.horizon,
             Self::Diffusion(config) => config.n_action_steps,
+            Self::Act(config) => config.chunk_size,
+        }
+    }
+
+    /// Decay of the weights with which all predictions of a tick are averaged, if they are.
+    pub fn temporal_ensemble_coeff(&self) -> Option<f64> {
+        match self {
+            Self::Flow(_) | Self::Diffusion(_) => None,
+            Self::Act(config) => config.temporal_ensemble_coeff,
         }
     }
 
@@ -257,6 +272,7 @@ impl PolicyConfig {
         match self {
             Self::Flow(config) => config.signature(),
             Self::Diffusion(config) => config.signature(),
+            Self::Act(config) => config.signature(),
         }
     }
 }
