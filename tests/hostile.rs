@@ -915,3 +915,37 @@ fn memory_is_what_the_weights_need() {
     println!("weights of {size} bytes: {bytes} bytes");
     assert!(bytes < size + 300_000, "{bytes} bytes for {size}");
 }
+
+/// How long a large model takes from files that the system has in memory.
+#[test]
+#[ignore = "needs 1 GB of disk and memory; for a figure"]
+fn a_gigabyte_is_read_at_the_speed_of_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(MODEL);
+    let (count, shape) = (64, [1024, 4096]);
+    let part = Part {
+        dtype: "F32".into(),
+        shape: shape.to_vec(),
+        bytes: 0.5f32.to_le_bytes().repeat(shape[0] * shape[1]),
+    };
+    raw::write(&path, &(0..count).map(|i| (format!("{i:02}"), part.clone())).collect());
+    let time = |what: &str, f: &dyn Fn() -> usize| {
+        let (cpu, wall) = (cpu_time(), Instant::now());
+        let out = f();
+        println!("{what}: cpu {:.2?}, wall {:.2?}, {out}", cpu_time() - cpu, wall.elapsed());
+    };
+    for _ in 0..2 {
+        time("read whole", &|| fs::read(&path).unwrap().len());
+        time("candle", &|| candle_core::safetensors::load(&path, &Device::Cpu).unwrap().len());
+        time("ours", &|| {
+            let weights = Weights::open(dir.path()).unwrap();
+            let build = |vb: candle_nn::VarBuilder<'_>| -> pathline::Result<Vec<Tensor>> {
+                Ok((0..count)
+                    .map(|i| vb.get(&shape, &format!("{i:02}")))
+                    .collect::<Result<_, _>>()?)
+            };
+            weights.load(&Device::Cpu, build).unwrap().len()
+        });
+        time("sha256", &|| pathline::policy::digest::sha256(&path).unwrap().len());
+    }
+}
