@@ -39,7 +39,7 @@ fn chunks(c: &mut Criterion) {
     let mut group = c.benchmark_group("policy");
     group.sample_size(20).measurement_time(Duration::from_secs(2));
     group.bench_function("load", |b| b.iter(|| Policy::load(&folder, &device::cpu()).is_ok()));
-    let history = vec![observation(&PushT::reset(0)); policy.config().n_obs_steps];
+    let history = vec![observation(&PushT::reset(0)); policy.signature().n_obs_steps];
     let noise = Noise::new(0).normal(0, 0, policy.chunk_len());
     for evaluations in [1, 2, 4, 8] {
         let Ok(solver) = policy.solver(Some("euler"), Some(evaluations)) else { continue };

@@ -35,8 +35,8 @@ use pathline::{device, flow::Noise, policy::{Observation, Policy}};
 
 # fn main() -> pathline::Result<()> {
 let policy = Policy::load("policies/pusht-flow".as_ref(), &device::cpu())?;
-let observation = Observation { state: vec![256.0; 2], environment_state: vec![256.0; 16] };
-let history = vec![observation; policy.config().n_obs_steps];
+let observation = Observation { state: vec![256.0; 2], environment_state: vec![256.0; 16], images: vec![] };
+let history = vec![observation; policy.signature().n_obs_steps];
 let noise = Noise::new(0).normal(0, 0, policy.chunk_len());
 let chunks = policy.infer(&[&history], noise, &policy.solver(None, None)?)?;
 assert_eq!(chunks.actions.len(), policy.chunk_len()); // [horizon, action_dim], robot units

@@ -212,6 +212,7 @@ fn infer_answers_files_as_the_library_does() {
         .map(|i| Observation {
             state: state[2 * i..2 * i + 2].to_vec(),
             environment_state: environment[16 * i..16 * i + 16].to_vec(),
+            images: Vec::new(),
         })
         .collect();
     let solver = policy.solver(None, None).unwrap();

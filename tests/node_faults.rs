@@ -20,6 +20,12 @@ use zenoh::{Session, Wait};
 const OBS: &str = "pathline/pusht/obs";
 const CHUNK: &str = "pathline/pusht/cmd/chunk";
 
+/// An observation of PushT's shapes.
+fn seen(state: [f32; 2], environment_state: [f32; 16]) -> PolicyObs {
+    let (state, environment_state) = (state.to_vec(), environment_state.to_vec());
+    PolicyObs { state, environment_state, images: Vec::new() }
+}
+
 fn serve(session: &Session) -> PolicyNode {
     PolicyNode::start(session, Box::new(ServoPolicy::pusht()), ServeOptions::default()).unwrap()
 }
@@ -91,7 +97,7 @@ fn a_bad_chunk_raises_one_counter_and_moves_nothing() {
     let robot = bus.spoke();
     let overheard = robot.declare_subscriber(CHUNK).wait().unwrap();
     let mut link = link(&robot);
-    assert!(link.observe(&[100.0, 200.0], &[50.0; 16]).unwrap(), "the first chunk is due");
+    assert!(link.observe(seen([100.0, 200.0], [50.0; 16])).unwrap(), "the first chunk is due");
     assert!(link.wait_chunk(Instant::now() + DEADLINE));
     assert_eq!(link.act().unwrap().action, [110.0, 210.0]);
     let sample = overheard.recv_timeout(DEADLINE).unwrap().unwrap();
@@ -130,7 +136,7 @@ fn a_bad_chunk_raises_one_counter_and_moves_nothing() {
         });
         assert_eq!(link.endings(), expected, "{reason}");
     }
-    assert!(!link.observe(&[110.0, 210.0], &[50.0; 16]).unwrap());
+    assert!(!link.observe(seen([110.0, 210.0], [50.0; 16])).unwrap());
     link.take_in();
     assert_eq!(link.act().unwrap().action, [120.0, 220.0], "row 1 of the good chunk");
 }
@@ -142,7 +148,7 @@ fn a_dead_policy_lets_the_robot_hold_and_a_new_one_resumes() {
     let node = serve(&policy);
     let robot = bus.spoke();
     let mut link = link(&robot);
-    link.observe(&[100.0, 200.0], &[50.0; 16]).unwrap();
+    link.observe(seen([100.0, 200.0], [50.0; 16])).unwrap();
     assert!(link.wait_chunk(Instant::now() + DEADLINE));
     link.act().unwrap();
     // The session goes first: nothing is undeclared in order, as when a process dies.
@@ -151,7 +157,7 @@ fn a_dead_policy_lets_the_robot_hold_and_a_new_one_resumes() {
 
     let mut commands = Vec::new();
     for _ in 1..30 {
-        link.observe(&[110.0, 210.0], &[50.0; 16]).unwrap();
+        link.observe(seen([110.0, 210.0], [50.0; 16])).unwrap();
         link.take_in();
         commands.push(link.act().unwrap());
     }
@@ -164,7 +170,7 @@ fn a_dead_policy_lets_the_robot_hold_and_a_new_one_resumes() {
 
     let _node = serve(&bus.hub);
     let resumed = until("the new policy is heard", || {
-        assert!(link.observe(&[180.0, 270.0], &[50.0; 16]).unwrap(), "a chunk is due");
+        assert!(link.observe(seen([180.0, 270.0], [50.0; 16])).unwrap(), "a chunk is due");
         let fresh = link.wait_chunk(Instant::now() + Duration::from_millis(200));
         let command = link.act().unwrap();
         fresh.then_some(command)

@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use pathline::Error;
 use pathline::device;
 use pathline::flow::Noise;
-use pathline::policy::config::{ENVIRONMENT_STATE, FeatureEncoder};
+use pathline::policy::config::{ENVIRONMENT_STATE, FeatureEncoder, PolicyConfig};
 use pathline::policy::{Observation, Policy};
 use pathline::train::eval::{EvalOptions, check_task, evaluate, observation};
 use pathline_sim::pusht::PushT;
@@ -255,11 +255,11 @@ fn damages() -> Vec<(&'static str, Damage, Vec<&'static str>)> {
         );
         option("no state file", |s| s["state_file"] = Value::Null, &["state_file"]);
         option(
-            "another normalisation",
-            |s| s["config"]["norm_map"]["ACTION"] = json!("MIN_MAX"),
-            &["norm_map", "normalization_mapping"],
+            "a normalisation that nobody knows",
+            |s| s["config"]["norm_map"]["ACTION"] = json!("MAX_MIN"),
+            &[normalizer, "MAX_MIN"],
         );
-        option("another epsilon", |s| s["config"]["eps"] = json!(1e-3), &["eps"]);
+        option("an epsilon below zero", |s| s["config"]["eps"] = json!(-1e-3), &["eps", "-0.001"]);
     }
     all
 }
@@ -304,8 +304,9 @@ fn a_damaged_folder_is_one_error_that_names_file_and_key() {
 #[test]
 fn a_policy_for_another_robot_is_not_run_in_pusht() {
     let mut config = support::config(&[]);
-    config.feature_encoder = FeatureEncoder::Flat;
-    config.input_features.get_mut(ENVIRONMENT_STATE).unwrap().shape = vec![8];
+    let PolicyConfig::Flow(flow) = &mut config else { panic!("{config:?}") };
+    flow.feature_encoder = FeatureEncoder::Flat;
+    flow.input_features.get_mut(ENVIRONMENT_STATE).unwrap().shape = vec![8];
     let dir = tempfile::tempdir().unwrap();
     support::write(dir.path(), &config);
     let policy = load(dir.path()).unwrap();
@@ -322,7 +323,7 @@ fn histories(policy: &Policy, n: u64) -> Vec<Vec<Observation>> {
         .map(|seed| {
             let mut env = PushT::reset(seed);
             let mut history = vec![observation(&env)];
-            while history.len() < policy.config().n_obs_steps {
+            while history.len() < policy.signature().n_obs_steps {
                 env.step([100.0, 300.0]);
                 history.push(observation(&env));
             }
@@ -419,12 +420,12 @@ fn a_trace_is_in_robot_units() {
         })
         .unwrap();
     // MEAN_STD over rows of the chunk, relative to the newest position.
-    let stats = &support::stats(policy.config())["action"];
+    let stats = &support::stats(policy.signature())["action"];
     let newest = &history.last().unwrap().state;
     let robot = |z: &[f32]| -> Vec<f32> {
         z.iter()
             .enumerate()
-            .map(|(i, z)| z * stats["std"][i] + stats["mean"][i] + newest[i % 2])
+            .map(|(i, z)| z * stats["std"].values()[i] + stats["mean"].values()[i] + newest[i % 2])
             .collect()
     };
     assert_eq!(first.unwrap(), robot(&noise));
@@ -540,7 +541,7 @@ fn the_shipped_policy_is_whole_and_solves_pusht() {
     let options = EvalOptions {
         episodes: 20,
         seed: 300_000,
-        n_action_steps: policy.config().n_action_steps,
+        n_action_steps: policy.signature().n_action_steps,
         latency_ticks: 0,
         max_steps: PushT::MAX_STEPS,
     };

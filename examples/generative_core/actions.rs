@@ -21,9 +21,10 @@ pub(crate) fn chunks(file: &FilePath, numbers: &mut Numbers) -> Result<()> {
     let policy = Policy::load(FilePath::new(FOLDER), &Device::Cpu)?;
     let env = PushT::at_rest([256.0, 400.0, 256.0, 250.0, 2.2]);
     let seen = observation(&env);
-    let history = vec![seen; policy.config().n_obs_steps];
+    let history = vec![seen; policy.signature().n_obs_steps];
     let histories = vec![history.as_slice(); CHUNKS];
-    let draws = (0..CHUNKS as u64).flat_map(|i| noise().normal(i, 0, policy.chunk_len())).collect();
+    let draws: Vec<f32> =
+        (0..CHUNKS as u64).flat_map(|i| noise().normal(i, 0, policy.chunk_len())).collect();
     let solver = policy.solver(Some("heun"), Some(20))?;
     let mut states: Vec<(f64, Vec<f32>)> = Vec::new();
     policy.infer_traced(&histories, draws, &solver, &mut |t, x| states.push((t, x.to_vec())))?;
@@ -62,7 +63,7 @@ pub(crate) fn chunks(file: &FilePath, numbers: &mut Numbers) -> Result<()> {
     legend(1.0, "last action");
     figure.save(file)?;
 
-    numbers.push("actions of a chunk", policy.config().horizon as f64);
+    numbers.push("actions of a chunk", policy.signature().horizon as f64);
     for steps in [1, 2, 4, 8] {
         let draws = noise().normal(0, 0, policy.chunk_len());
         let solver = policy.solver(Some("euler"), Some(steps))?;

@@ -30,5 +30,5 @@ pub use chunk::{ActionChunk, ChunkView, Values};
 pub use config::{GateConfig, Limit};
 pub use counters::{Counters, Reason, Verdict};
 pub use gate::{Command, Gate, GateState, Source};
-pub use observation::PolicyObs;
+pub use observation::{Picture, PolicyObs};
 pub use timeline::{Executed, Executing, Plan, Timeline};

@@ -76,9 +76,10 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     ensure!((1..=1_000_000).contains(&args.chunks), "--chunks: expected 1 to 1000000");
     let start = Instant::now();
     let policy = Policy::load(&args.policy, &device::cpu())?;
-    let history = infer::example(policy.config(), 0);
-    let noise = Noise::new(0).normal(0, 0, policy.chunk_len());
-    policy.infer(&[&history], noise, &policy.solver(None, None)?)?;
+    let history = infer::example(policy.signature(), 0);
+    let solver = policy.solver(None, None)?;
+    let draws = policy.draws(&Noise::new(0), &[0], 0, &solver);
+    policy.infer(&[&history], draws, &solver)?;
     let first_action_ms = millis(start.elapsed());
 
     let mut loads = Vec::with_capacity(5);
@@ -136,13 +137,13 @@ fn latency(
     nfe: usize,
     chunks: usize,
 ) -> anyhow::Result<Row> {
-    let solver = policy.solver(Some("euler"), Some(nfe))?;
+    let solver = policy.solver(None, Some(nfe))?;
     let noise = Noise::new(0);
     let mut nanos = Histogram::<u64>::new_with_bounds(1, 600_000_000_000, 3)
         .context("histogram of chunk latencies")?;
     let begin = Instant::now();
     for draw in 0..WARM_UP + chunks {
-        let x = noise.normal(0, draw as u64, policy.chunk_len());
+        let x = policy.draws(&noise, &[0], draw as u64, &solver);
         let start = Instant::now();
         policy.infer(&[history], x, &solver)?;
         if draw >= WARM_UP {

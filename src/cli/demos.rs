@@ -153,7 +153,7 @@ fn dagger(args: &DemosArgs, folder: &Path) -> anyhow::Result<()> {
     let options = EvalOptions {
         episodes: args.episodes,
         seed: args.seed,
-        n_action_steps: policy.config().n_action_steps,
+        n_action_steps: policy.signature().n_action_steps,
         latency_ticks: 0,
         max_steps: PushT::MAX_STEPS,
     };

@@ -110,9 +110,9 @@ fn policy() -> anyhow::Result<Outcome> {
     let start = Instant::now();
     let policy = Policy::load(path, &device::cpu())?;
     let loaded = start.elapsed();
-    let history = infer::example(policy.config(), 0);
-    let noise = Noise::new(0).normal(0, 0, policy.chunk_len());
+    let history = infer::example(policy.signature(), 0);
     let solver = policy.solver(None, None)?;
+    let noise = policy.draws(&Noise::new(0), &[0], 0, &solver);
     policy.infer(&[&history], noise.clone(), &solver)?;
     let start = Instant::now();
     policy.infer(&[&history], noise, &solver)?;

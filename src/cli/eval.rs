@@ -76,8 +76,9 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let options = EvalOptions {
         episodes: args.episodes,
         seed: args.seed,
-        n_action_steps: args.n_action_steps.unwrap_or(policy.config().n_action_steps),
-        latency_ticks: (args.latency_ms * policy.config().fps / 1000.0).ceil() as usize,
+        n_action_steps: args.n_action_steps.unwrap_or(policy.signature().n_action_steps),
+        latency_ticks: (args.latency_ms * policy.signature().fps.unwrap_or(10.0) / 1000.0).ceil()
+            as usize,
         max_steps: PushT::MAX_STEPS,
     };
     let report = evaluate(&policy, &solver, &options, &mut |_, _, _| ())?;
@@ -106,8 +107,8 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
 }
 
 fn latency(policy: &Policy, solver: &Solver) -> anyhow::Result<Percentiles> {
-    let history = vec![observation(&PushT::reset(0)); policy.config().n_obs_steps];
-    let noise = Noise::new(0).normal(0, 0, policy.chunk_len());
+    let history = vec![observation(&PushT::reset(0)); policy.signature().n_obs_steps];
+    let noise = policy.draws(&Noise::new(0), &[0], 0, solver);
     let mut millis = Vec::new();
     for _ in 0..200 {
         let start = std::time::Instant::now();

@@ -90,13 +90,14 @@ fn folder(path: &Path) -> anyhow::Result<Report> {
 
 fn policy(path: &Path) -> anyhow::Result<Report> {
     let policy = Policy::load(path, &device::cpu())?;
-    let config = policy.config();
+    let config = policy.signature();
+    let (solver, steps) = policy.config().default_solver();
     let weights = path.join(WEIGHTS);
     let bytes = std::fs::read(&weights).with_context(|| weights.display().to_string())?;
     let tensors = SafeTensors::deserialize(&bytes)?;
     let parameters: usize =
         tensors.iter().map(|(_, view)| view.shape().iter().product::<usize>()).sum();
-    let shapes = |features: &BTreeMap<String, pathline::policy::config::Feature>| {
+    let shapes = |features: &pathline::policy::config::Features| {
         features.iter().map(|(key, f)| (key.clone(), json!(f.shape))).collect::<Map<_, _>>()
     };
     Ok(vec![
@@ -112,10 +113,9 @@ fn policy(path: &Path) -> anyhow::Result<Report> {
         ("n_action_steps", json!(config.n_action_steps)),
         ("fps", json!(config.fps)),
         ("use_relative_actions", json!(config.use_relative_actions)),
-        ("network", json!(config.network)),
-        ("path", json!(config.path)),
-        ("solver", json!(config.solver)),
-        ("num_inference_steps", json!(config.num_inference_steps)),
+        ("solver", json!(solver)),
+        ("num_inference_steps", json!(steps)),
+        ("config", json!(policy.config())),
     ])
 }
 

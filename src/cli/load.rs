@@ -6,7 +6,7 @@ use anyhow::Context;
 use pathline::device;
 use pathline::flow::Noise;
 use pathline::node::testing::ServoPolicy;
-use pathline::node::{ChunkPolicy, PolicyInfo, PolicyObs};
+use pathline::node::{Camera, ChunkPolicy, Picture, PolicyInfo, PolicyObs};
 use pathline::policy::{Policy, Solver};
 use serde::Deserialize;
 
@@ -28,7 +28,7 @@ impl ChunkPolicy for Loaded {
         seed: u64,
         trace: Option<&mut Vec<Vec<f32>>>,
     ) -> pathline::Result<Vec<f32>> {
-        let noise = Noise::new(seed).normal(0, 0, self.policy.chunk_len());
+        let noise = self.policy.draws(&Noise::new(seed), &[0], 0, &self.solver);
         let chunks = match trace {
             None => self.policy.infer(&[obs], noise, &self.solver)?,
             Some(states) => {
@@ -51,19 +51,27 @@ pub(crate) fn chunk_policy(
     }
     let policy = Policy::load(folder, &device::cpu())?;
     let solver = policy.solver(solver, steps)?;
-    let config = policy.config();
+    let config = policy.signature();
     let name = folder.file_name().unwrap_or(folder.as_os_str());
     let info = PolicyInfo {
         name: name.to_string_lossy().into_owned(),
         n_obs_steps: config.n_obs_steps,
-        horizon: config.horizon,
+        horizon: config.rows(),
         n_action_steps: config.n_action_steps,
         action_dim: config.action_dim(),
         state_dim: config.state_dim(),
         environment_state_dim: config.environment_dim(),
+        cameras: config
+            .cameras()
+            .map(|(key, [_, height, width])| Camera {
+                name: Picture::name_of(key).to_owned(),
+                height,
+                width,
+            })
+            .collect(),
         nfe: solver.evaluations(),
         solver: solver.name.clone(),
-        fps: config.fps,
+        fps: config.fps.unwrap_or(10.0),
         sha256: None,
     };
     Ok(Box::new(Loaded { policy, solver, info }))

@@ -1,8 +1,9 @@
-//! Multi-head attention, to itself or to a context, under diffusers' names.
+//! Multi-head attention, to itself or to a context, under diffusers' names or torch's.
 //!
-//! `softmax(q·kᵀ/√head_dim + mask)·v` per head, `to_q`, `to_k`, `to_v` before and `to_out.0` after.
-//! The softmax is in f32 at least. Source: Vaswani et al. 2017, section 3.2; diffusers
-//! `models/attention_processor.py`.
+//! `softmax(q·kᵀ/√head_dim + mask)·v` per head, with a projection before each of q, k and v, and one
+//! after. The softmax is in f32 at least. Sources: Vaswani et al. 2017, section 3.2; diffusers
+//! `models/attention_processor.py` (`to_q`, `to_k`, `to_v`, `to_out.0`); torch
+//! `nn.MultiheadAttention` (`in_proj_weight` of all three, `out_proj`).
 
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
@@ -67,6 +68,33 @@ impl Attention {
         })
     }
 
+    /// Loads torch's `nn.MultiheadAttention`: `in_proj_weight` `[3·dim, dim]` and `in_proj_bias`
+    /// `[3·dim]`, queries, keys and values below each other, and `out_proj`.
+    ///
+    /// # Errors
+    /// When `dim` is no multiple of `heads`, or a tensor is missing or has another shape.
+    pub fn load_packed(dim: usize, heads: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        if dim == 0 || heads == 0 || !dim.is_multiple_of(heads) {
+            return Err(Error::Invalid(format!(
+                "attention: expected channels a multiple of the heads, got {dim} and {heads}"
+            )));
+        }
+        let init = candle_nn::init::DEFAULT_KAIMING_NORMAL;
+        let weight = vb.get_with_hints((3 * dim, dim), "in_proj_weight", init)?;
+        let bias = vb.get_with_hints(3 * dim, "in_proj_bias", candle_nn::init::ZERO)?;
+        let third = |i: usize| {
+            Linear::new(weight.narrow(0, i * dim, dim)?, Some(bias.narrow(0, i * dim, dim)?))
+        };
+        Ok(Self {
+            to_q: third(0)?,
+            to_k: third(1)?,
+            to_v: third(2)?,
+            to_out: Linear::load(dim, dim, vb.pp("out_proj"))?,
+            heads,
+            dim_head: dim / heads,
+        })
+    }
+
     /// `x` `[b, t, query_dim]` looks at `context` `[b, s, cross_attention_dim]`, or at itself
     /// without one; shape of `x`. `mask` is added to the scores and must broadcast to
     /// `[b, heads, t, s]`; a query that sees nothing (a row of −∞) gives NaN.
@@ -80,17 +108,31 @@ impl Attention {
         mask: Option<&Tensor>,
     ) -> Result<Tensor> {
         let context = context.unwrap_or(x);
-        match (x.dims(), context.dims()) {
-            ([b, _, _], [other, _, _]) if b == other => {}
-            (x, context) => {
-                let got = format!("{x:?} and {context:?}");
-                return Err(Error::shape("attention", "[b, t, c] and [b, s, d]", got));
+        self.attend(x, [context, context], mask)
+    }
+
+    /// As [`Attention::forward`], with what is compared and what is taken from the context apart:
+    /// `key` and `value` are `[b, s, cross_attention_dim]` both.
+    ///
+    /// # Errors
+    /// When a shape is another.
+    pub fn attend(
+        &self,
+        query: &Tensor,
+        [key, value]: [&Tensor; 2],
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        match (query.dims(), key.dims(), value.dims()) {
+            ([b, _, _], [bk, s, _], [bv, sv, _]) if b == bk && b == bv && s == sv => {}
+            (query, key, value) => {
+                let got = format!("{query:?}, {key:?} and {value:?}");
+                return Err(Error::shape("attention", "[b, t, c] and twice [b, s, d]", got));
             }
         }
-        let (batch, t, _) = x.dims3()?;
-        let q = self.split(&self.to_q.forward(x)?)?;
-        let k = self.split(&self.to_k.forward(context)?)?;
-        let v = self.split(&self.to_v.forward(context)?)?;
+        let (batch, t, _) = query.dims3()?;
+        let q = self.split(&self.to_q.forward(query)?)?;
+        let k = self.split(&self.to_k.forward(key)?)?;
+        let v = self.split(&self.to_v.forward(value)?)?;
         let q = q.affine(1.0 / (self.dim_head as f64).sqrt(), 0.0)?;
         let mut scores = widen(&q.matmul(&k.transpose(2, 3)?)?)?;
         if let Some(mask) = mask {

@@ -12,15 +12,21 @@
 
 pub mod activation;
 pub mod attention;
+pub mod batch_norm;
 pub mod conv;
+pub mod conv2d;
 pub mod dense;
 pub mod embed;
 pub mod linear;
 pub mod mlp;
 pub mod norm;
 pub mod params;
+pub mod pool;
 mod product;
+pub mod resize;
+pub mod resnet;
 pub mod rope;
 pub mod softmax;
+pub mod spatial_softmax;
 pub mod unet1d;
 pub mod upsample;

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     fn obs(value: f32) -> PolicyObs {
-        PolicyObs { state: vec![value], environment_state: vec![] }
+        PolicyObs { state: vec![value], ..PolicyObs::default() }
     }
 
     fn values(history: &History) -> Vec<f32> {

@@ -10,10 +10,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::history::{Admission, History};
-use super::seam::{PolicyInfo, PolicyObs};
+use super::seam::{Picture, PolicyInfo, PolicyObs};
 use super::status::{Ending, Ledger};
 use crate::Error;
-use crate::wire::{self, Observation, Time};
+use crate::wire::{self, CameraImage, Observation, Time};
 
 /// Most requests of `policy/infer` that wait; the next one is told that the node is busy.
 const MAX_WAITING_REQUESTS: usize = 16;
@@ -184,7 +184,7 @@ impl Inbox {
             let why = format!("observation: expected encoding {want:?}, got {encoding:?}");
             return Err((Ending::WrongSchema, why));
         }
-        let observation = Observation::decode(bytes).map_err(|error| {
+        let mut observation = Observation::decode(bytes).map_err(|error| {
             let ending = match error {
                 Error::Rejected { .. } => Ending::NotFinite,
                 _ => Ending::Malformed,
@@ -204,6 +204,27 @@ impl Inbox {
                 return Err((Ending::WrongShape, why));
             }
         }
+        for camera in &self.info.cameras {
+            let Some(image) = observation.images.iter().find(|i| i.name == camera.name) else {
+                let sent: Vec<_> = observation.images.iter().map(|i| i.name.as_str()).collect();
+                let why = format!(
+                    "observation.images: expected a camera {:?}, got {sent:?}; see policy/info",
+                    camera.name
+                );
+                return Err((Ending::WrongShape, why));
+            };
+            let size = (usize::from(image.height), usize::from(image.width));
+            if size != (camera.height, camera.width) || image.encoding != "rgb8" {
+                let why = format!(
+                    "observation.images.{}: expected rgb8 of {} x {}, got {} of {} x {}",
+                    camera.name, camera.height, camera.width, image.encoding, size.0, size.1
+                );
+                return Err((Ending::WrongShape, why));
+            }
+        }
+        // What the policy does not look at is not kept.
+        let looks_at = |i: &CameraImage| self.info.cameras.iter().any(|c| c.name == i.name);
+        observation.images.retain(looks_at);
         Ok(observation)
     }
 }
@@ -225,9 +246,21 @@ fn split(observation: Observation) -> (ObsIdent, PolicyObs) {
         step: observation.step,
         stamp: observation.header.stamp,
     };
-    let obs =
-        PolicyObs { state: observation.state, environment_state: observation.environment_state };
+    let obs = PolicyObs {
+        state: observation.state,
+        environment_state: observation.environment_state,
+        images: observation.images.into_iter().map(picture).collect(),
+    };
     (ident, obs)
+}
+
+fn picture(image: CameraImage) -> Picture {
+    Picture {
+        name: image.name,
+        height: image.height.into(),
+        width: image.width.into(),
+        data: image.data,
+    }
 }
 
 fn ending_of(admission: Admission) -> (Ending, &'static str) {

@@ -21,11 +21,12 @@ use zenoh::{Session, Wait};
 use super::bus::{Outlet, ask, bus_error, declare_alive, wait_alive, watch_alive};
 use super::clock::draw_nonce;
 use super::latency::Latency;
-use super::seam::PolicyInfo;
+use super::seam::{Picture, PolicyInfo, PolicyObs};
 use super::stop::Stop;
 use crate::action::{Gate, GateConfig, Limit, Source, Verdict};
 use crate::wire::{
-    self, Action, ActionChunkMsg, Congestion, Header, Keys, Observation, Qos, Role, Time,
+    self, Action, ActionChunkMsg, CameraImage, Congestion, Header, Keys, Observation, Qos, Role,
+    Time,
 };
 use crate::{Error, Result};
 
@@ -74,6 +75,21 @@ impl RobotConfig {
             task: "push the T onto the goal".to_owned(),
         }
     }
+}
+
+/// A picture as the wire has it.
+fn image(picture: Picture) -> Result<CameraImage> {
+    let side = |n: usize| {
+        u16::try_from(n)
+            .map_err(|_| Error::range("picture: height or width", "at most 65535", n as f64))
+    };
+    Ok(CameraImage {
+        name: picture.name,
+        encoding: "rgb8".to_owned(),
+        height: side(picture.height)?,
+        width: side(picture.width)?,
+        data: picture.data,
+    })
 }
 
 /// What the robot measured, on its own clock.
@@ -255,7 +271,7 @@ impl RobotLink {
     ///
     /// # Errors
     /// A value that is not finite, or a closed session.
-    pub fn observe(&mut self, state: &[f32], environment_state: &[f32]) -> Result<bool> {
+    pub fn observe(&mut self, seen: PolicyObs) -> Result<bool> {
         let executing = self.gate.executing(self.tick);
         self.observations += 1;
         let message = Observation {
@@ -266,9 +282,9 @@ impl RobotLink {
             episode: self.episode,
             step: self.step,
             task: self.task.clone(),
-            state: state.to_vec(),
-            environment_state: environment_state.to_vec(),
-            images: Vec::new(),
+            state: seen.state,
+            environment_state: seen.environment_state,
+            images: seen.images.into_iter().map(image).collect::<Result<_>>()?,
             executing_chunk: executing.chunk_seq,
             executing_index: executing.index,
         };

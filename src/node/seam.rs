@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::action::PolicyObs;
+pub use crate::action::{Picture, PolicyObs};
 use crate::{Error, Result};
 
 /// Most rows in a chunk, as on the wire.
@@ -16,6 +16,17 @@ const MAX_HORIZON: usize = 1024;
 const MAX_DIM: usize = 256;
 /// Longest history that the node keeps.
 const MAX_OBS_STEPS: usize = 64;
+
+/// A camera that a policy looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Camera {
+    /// `<cam>` of `observation.images.<cam>`.
+    pub name: String,
+    /// Rows of its pictures.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
 
 /// What a policy is, for `policy/info` and for the checks at the door.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +45,9 @@ pub struct PolicyInfo {
     pub state_dim: usize,
     /// Values in `observation.environment_state`; 0 if the policy does not use it.
     pub environment_state_dim: usize,
+    /// Cameras that the policy looks at; absent in messages of older nodes.
+    #[serde(default)]
+    pub cameras: Vec<Camera>,
     /// Network evaluations per chunk.
     pub nfe: usize,
     /// Solver's name.
@@ -81,6 +95,16 @@ impl PolicyInfo {
         PolicyObs {
             state: vec![0.0; self.state_dim],
             environment_state: vec![0.0; self.environment_state_dim],
+            images: self
+                .cameras
+                .iter()
+                .map(|camera| Picture {
+                    name: camera.name.clone(),
+                    height: camera.height,
+                    width: camera.width,
+                    data: vec![0; camera.height * camera.width * 3],
+                })
+                .collect(),
         }
     }
 }

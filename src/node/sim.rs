@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use pathline_sim::pusht::{Outcome, PushT};
+use pathline_sim::pusht::{Outcome, PushT, render};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zenoh::Session;
@@ -16,6 +16,7 @@ use zenoh::Session;
 use super::bus::{JSON, Outlet};
 use super::latency::LatencySummary;
 use super::link::{Commanded, LinkLatency, RobotConfig, RobotLink};
+use super::seam::{Picture, PolicyInfo, PolicyObs};
 use super::stop::Stop;
 use crate::wire::{Congestion, Qos};
 use crate::{Error, Result};
@@ -159,7 +160,7 @@ pub struct Tick<'a> {
 /// What happens during a run, for whoever prints or draws.
 pub enum Event<'a> {
     /// A policy answered; the run starts.
-    Connected(&'a super::seam::PolicyInfo),
+    Connected(&'a PolicyInfo),
     /// A step was made.
     Tick(&'a Tick<'a>),
     /// An episode ended.
@@ -238,6 +239,22 @@ pub fn run(
     })
 }
 
+/// What the robot says of `env`: keypoints always, and a picture if the policy has PushT's camera.
+fn seen(env: &PushT, info: &PolicyInfo) -> PolicyObs {
+    let images = if info.cameras.is_empty() {
+        Vec::new()
+    } else {
+        let frame = render::observation(env);
+        let (height, width) = (frame.height as usize, frame.width as usize);
+        vec![Picture { name: "image".to_owned(), height, width, data: frame.rgb }]
+    };
+    PolicyObs {
+        state: to_f32(&env.agent_pos()),
+        environment_state: to_f32(&env.keypoints()),
+        images,
+    }
+}
+
 struct Runner<'a> {
     link: RobotLink,
     state: Outlet,
@@ -278,7 +295,7 @@ impl Runner<'_> {
                 self.absorb_latency()?;
                 return Ok(None);
             }
-            let due = self.link.observe(&to_f32(&env.agent_pos()), &to_f32(&env.keypoints()))?;
+            let due = self.link.observe(seen(&env, self.link.info()))?;
             if due {
                 let in_time = self.link.wait_chunk(self.chunk_deadline());
                 report.chunks += u64::from(in_time);

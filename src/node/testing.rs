@@ -27,6 +27,7 @@ impl ServoPolicy {
                 action_dim: 2,
                 state_dim: 2,
                 environment_state_dim: 16,
+                cameras: Vec::new(),
                 nfe: 1,
                 solver: "none".to_owned(),
                 fps: 10.0,

@@ -8,26 +8,30 @@
 //! A policy is data: a folder in LeRobot's layout (`config.json`, `model.safetensors`, processor
 //! files). [`Policy::load`] reads it, [`Policy::infer`] answers a batch of observation histories.
 
+pub mod act;
 pub mod config;
+pub mod diffusion;
 pub mod digest;
+pub mod ensemble;
 pub mod features;
 pub mod folder;
+pub mod net;
+pub mod process;
 pub mod processor;
+pub mod queue;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use candle_nn::VarBuilder;
 
-pub use crate::action::PolicyObs as Observation;
-use crate::flow::{self, Target};
-use crate::nn::mlp::FlowMlp;
-use crate::nn::unet1d::UNet1d;
-use crate::solver::{self, Sampler, Tableau, tableau};
+pub use crate::action::{Picture, PolicyObs as Observation};
+use crate::flow::Noise;
 use crate::{Error, Result};
-use config::{ENVIRONMENT_STATE, Network, PolicyConfig, STATE};
-use processor::Processor;
+use config::{PolicyConfig, Signature};
+pub use net::{Net, feature_len};
+pub use process::{Process, Solver};
+use processor::{Inputs, Processor, Stats, legacy};
 use weights::Weights;
 
 /// File name of the weights.
@@ -35,136 +39,42 @@ pub const WEIGHTS: &str = "model.safetensors";
 /// File name of the configuration.
 pub const CONFIG: &str = "config.json";
 
-/// How to integrate: the checkpoint's choice unless the user names another.
-#[derive(Clone, Debug)]
-pub struct Solver {
-    /// Name of the method.
-    pub name: String,
-    /// The method.
-    pub sampler: Sampler,
-    /// Steps, uniform in time from noise to data.
-    pub steps: usize,
-}
-
-impl Solver {
-    /// The method called `name`, with a fixed number of evaluations and without noise of its own: a
-    /// tableau in the path's own time, or an exponential method (`ddim`, `dpmpp_2m`).
-    ///
-    /// # Errors
-    /// When there is no such method, or steps are not in 1 to 1000.
-    pub fn new(name: &str, steps: usize) -> Result<Self> {
-        let names = tableau::ALL.iter().map(|tableau| tableau.name).chain(["ddim", "dpmpp_2m"]);
-        if !names.clone().any(|known| known == name) {
-            let expected = names.collect::<Vec<_>>().join(", ");
-            return Err(Error::Unknown { what: "solver".into(), expected, got: name.into() });
-        }
-        let sampler = match Tableau::by_name(name) {
-            Ok(tableau) => Sampler::RungeKutta { tableau, euler_at_final: false },
-            Err(_) => Sampler::by_name(name)?,
-        };
-        if !(1..=config::MAX_STEPS).contains(&steps) {
-            let expected = format!("1 to {}", config::MAX_STEPS);
-            return Err(Error::range("steps", expected, steps as f64));
-        }
-        Ok(Self { name: name.into(), sampler, steps })
-    }
-
-    /// Network evaluations a chunk.
-    pub fn evaluations(&self) -> usize {
-        self.sampler.evaluations(self.steps).unwrap_or(self.steps)
-    }
-}
-
 /// Sees a flow time and the chunk at that time, in robot units.
 pub type Trace<'a> = dyn FnMut(f64, &[f32]) + 'a;
+
+/// The noise of a batch: an argument, so that a chunk can be made again.
+#[derive(Clone, Debug, Default)]
+pub struct Draws {
+    /// Where the chunks begin, unit normal, `[batch, horizon, action_dim]`; empty for a policy without
+    /// noise.
+    pub noise: Vec<f32>,
+    /// Noise of a stochastic sampler's steps, `[steps, batch, horizon, action_dim]`, else empty.
+    pub step_noise: Vec<f32>,
+}
+
+impl From<Vec<f32>> for Draws {
+    fn from(noise: Vec<f32>) -> Self {
+        Self { noise, step_noise: Vec::new() }
+    }
+}
 
 /// What [`Policy::infer`] answers.
 #[derive(Clone, Debug)]
 pub struct Chunks {
-    /// Actions in robot units, `[batch, horizon, action_dim]` row by row.
+    /// Actions in robot units, `[batch, rows, action_dim]` row by row; row 0 belongs to the newest
+    /// observation's tick.
     pub actions: Vec<f32>,
-    /// The same before unnormalising.
+    /// All that the network made, before unnormalising: `[batch, horizon, action_dim]`.
     pub normalized: Vec<f32>,
     /// Network evaluations a chunk.
     pub nfe: usize,
 }
 
-/// The network with its inputs and outputs as flat chunks.
-pub enum Net {
-    /// Residual MLP.
-    Mlp(FlowMlp),
-    /// UNet over the time axis.
-    Unet(Box<UNet1d>),
-}
-
-impl Net {
-    /// Builds the network that `config` describes.
-    ///
-    /// # Errors
-    /// When `vb` lacks a tensor or has one of another shape.
-    pub fn load(config: &PolicyConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        let features = feature_len(config);
-        Ok(match &config.network {
-            Network::Mlp(mlp) => {
-                let chunk = config.horizon * config.action_dim();
-                Self::Mlp(FlowMlp::load(mlp, features, chunk, vb)?)
-            }
-            Network::Unet1d(unet) => {
-                if unet.action_dim != config.action_dim() || unet.cond_dim != features {
-                    return Err(Error::Invalid(format!(
-                        "network unet1d: expected action_dim {} and cond_dim {features}, got {} and {}",
-                        config.action_dim(),
-                        unet.action_dim,
-                        unet.cond_dim
-                    )));
-                }
-                Self::Unet(Box::new(UNet1d::load(unet, vb)?))
-            }
-        })
-    }
-
-    /// Features `[b, features]` to what the velocity needs of them; once per observation.
-    ///
-    /// # Errors
-    /// When a shape is another.
-    pub fn encode(&self, features: &Tensor) -> Result<Tensor> {
-        Ok(match self {
-            Self::Mlp(mlp) => mlp.encode(features)?,
-            Self::Unet(_) => features.clone(),
-        })
-    }
-
-    /// Velocity of `x_t` `[b, horizon, action_dim]` at one flow time per sample.
-    ///
-    /// # Errors
-    /// When a shape is another.
-    pub fn velocity(&self, context: &Tensor, x_t: &Tensor, t: &[f64]) -> Result<Tensor> {
-        Ok(match self {
-            Self::Mlp(mlp) => {
-                mlp.velocity(context, &x_t.flatten_from(1)?, t)?.reshape(x_t.shape())?
-            }
-            Self::Unet(unet) => {
-                let time: Vec<f32> = t.iter().map(|t| (t * 1000.0) as f32).collect();
-                let time = Tensor::from_vec(time, t.len(), x_t.device())?;
-                unet.forward(x_t, &time, context)?
-            }
-        })
-    }
-}
-
-/// Number of features that the network of `config` sees.
-pub fn feature_len(config: &PolicyConfig) -> usize {
-    features::len(
-        &config.feature_encoder,
-        config.n_obs_steps,
-        config.state_dim(),
-        config.environment_dim(),
-    )
-}
-
 /// A loaded policy.
 pub struct Policy {
     config: PolicyConfig,
+    signature: Signature,
+    process: Option<Process>,
     processor: Processor,
     net: Net,
     device: Device,
@@ -181,24 +91,50 @@ impl Policy {
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let folder = folder::resolve(folder)?;
         let config = PolicyConfig::load(&folder.join(CONFIG))?;
-        let processor = processor::load(&folder, &config)?;
-        let net = Weights::open(&folder)?.load(device, |vb| Net::load(&config, vb))?;
-        Ok(Self { config, processor, net, device: device.clone(), folder })
+        let signature = config.signature();
+        let weights = Weights::open(&folder)?;
+        let statistics = statistics_inside(&weights, &signature)?;
+        let processor = Processor::load(&folder, &signature, Some(&statistics))?;
+        let of_the_network = |name: &str| (!legacy::is_statistic(name)).then(|| name.to_owned());
+        let weights = weights.rename(of_the_network)?;
+        let net = weights.load(device, |vb| Net::load(&config, vb))?;
+        let mut policy = Self::from_parts(config, processor, net, device.clone())?;
+        policy.folder = folder;
+        Ok(policy)
     }
 
     /// A policy around a network that is being trained.
+    ///
+    /// # Errors
+    /// When the configuration's schedule is impossible.
     pub fn from_parts(
         config: PolicyConfig,
         processor: Processor,
         net: Net,
         device: Device,
-    ) -> Self {
-        Self { config, processor, net, device, folder: PathBuf::new() }
+    ) -> Result<Self> {
+        let (signature, process) = (config.signature(), config.process()?);
+        Ok(Self { config, signature, process, processor, net, device, folder: PathBuf::new() })
     }
 
-    /// The configuration.
+    /// The configuration of its type.
     pub fn config(&self) -> &PolicyConfig {
         &self.config
+    }
+
+    /// What every policy has: shapes, steps, features.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// The network.
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// What lies between raw units and the network.
+    pub fn processor(&self) -> &Processor {
+        &self.processor
     }
 
     /// The folder that the policy was loaded from.
@@ -209,139 +145,162 @@ impl Policy {
     /// The solver: the configuration's, with the user's overrides.
     ///
     /// # Errors
-    /// When the name is unknown or steps are not in 1 to 1000.
+    /// When the name is unknown or steps are out of range.
     pub fn solver(&self, name: Option<&str>, steps: Option<usize>) -> Result<Solver> {
-        let name = name.unwrap_or(&self.config.solver);
-        Solver::new(name, steps.unwrap_or(self.config.num_inference_steps))
+        let Some(process) = &self.process else { return Solver::direct(name, steps) };
+        let (own, own_steps) = self.config.default_solver();
+        process.solver(name.unwrap_or(own), steps.unwrap_or(own_steps))
     }
 
-    /// Length of one chunk, `horizon·action_dim`: what [`Policy::infer`] needs of noise per sample.
+    /// Length of one chunk as the network makes it, `horizon·action_dim`.
     pub fn chunk_len(&self) -> usize {
-        self.config.horizon * self.config.action_dim()
+        self.signature.horizon * self.signature.action_dim()
     }
 
-    /// One chunk for each history. `histories` hold `n_obs_steps` observations each, oldest first;
-    /// `noise` is `[batch, horizon, action_dim]`, unit normal.
+    /// The noise of a batch: sample i of it has the generator's sample number `samples[i]`, and a
+    /// sample's noise does not depend on the others. `draw` tells chunks of one sample apart.
+    pub fn draws(&self, noise: &Noise, samples: &[u64], draw: u64, solver: &Solver) -> Draws {
+        let len = if solver.sampler.is_some() { self.chunk_len() } else { 0 };
+        let steps = if solver.is_stochastic() { solver.steps } else { 0 };
+        let mut draws = Draws {
+            noise: Vec::with_capacity(samples.len() * len),
+            step_noise: vec![0.0; steps * samples.len() * len],
+        };
+        for (i, &sample) in samples.iter().enumerate() {
+            let all = noise.normal(sample, draw, (steps + 1) * len);
+            draws.noise.extend_from_slice(&all[..len]);
+            for step in 0..steps {
+                let at = (step * samples.len() + i) * len;
+                let row = &all[(step + 1) * len..(step + 2) * len];
+                draws.step_noise[at..at + len].copy_from_slice(row);
+            }
+        }
+        draws
+    }
+
+    /// One chunk for each history. `histories` hold `n_obs_steps` observations each, oldest first.
     ///
     /// # Errors
     /// When an observation has another shape or is not finite, or the network's output is not.
     pub fn infer(
         &self,
         histories: &[&[Observation]],
-        noise: Vec<f32>,
+        draws: impl Into<Draws>,
         solver: &Solver,
     ) -> Result<Chunks> {
-        self.run(histories, noise, solver, None)
+        self.run(histories, draws.into(), solver, None)
     }
 
     /// As [`Policy::infer`]; `trace(t, x_t)` sees the noise and the state after every solver step,
-    /// in robot units.
+    /// in robot units, in the shape of the actions.
     ///
     /// # Errors
     /// As [`Policy::infer`].
     pub fn infer_traced(
         &self,
         histories: &[&[Observation]],
-        noise: Vec<f32>,
+        draws: impl Into<Draws>,
         solver: &Solver,
         trace: &mut Trace<'_>,
     ) -> Result<Chunks> {
-        self.run(histories, noise, solver, Some(trace))
+        self.run(histories, draws.into(), solver, Some(trace))
     }
 
     fn run(
         &self,
         histories: &[&[Observation]],
-        noise: Vec<f32>,
+        draws: Draws,
         solver: &Solver,
         mut trace: Option<&mut Trace<'_>>,
     ) -> Result<Chunks> {
-        let (b, h, d) = (histories.len(), self.config.horizon, self.config.action_dim());
-        if b == 0 || noise.len() != b * h * d {
-            return Err(Error::Invalid(format!(
-                "noise: expected [{b}, {h}, {d}] for one history or more, got {} values",
-                noise.len()
-            )));
-        }
-        let mut encoded = Vec::with_capacity(b * feature_len(&self.config));
-        for history in histories {
-            self.encode_history(history, &mut encoded)?;
-        }
-        let features = Tensor::from_vec(encoded, (b, feature_len(&self.config)), &self.device)?;
-        let context = self.net.encode(&features)?;
-
+        let (h, d) = (self.signature.horizon, self.signature.action_dim());
+        let shape = (histories.len(), h, d);
+        self.check_draws(&draws, histories.len(), solver)?;
+        let inputs =
+            histories.iter().map(|history| self.inputs(history)).collect::<Result<Vec<_>>>()?;
         let robot_units = |normalized: &[f32]| {
-            let mut actions = normalized.to_vec();
-            for (row, history) in actions.chunks_exact_mut(h * d).zip(histories) {
+            let mut actions = Vec::with_capacity(normalized.len());
+            for (chunk, history) in normalized.chunks_exact(h * d).zip(histories) {
+                let start = actions.len();
+                actions.extend_from_slice(chunk);
                 let state = history.last().map_or(&[][..], |newest| &newest.state);
-                self.processor.unnormalize_actions(state, row);
+                self.processor.unnormalize_actions(state, &mut actions[start..]);
+                actions.drain(start..start + self.signature.first_row * d);
             }
             actions
         };
-        let (from, to) = self.config.path.ends();
-        let grid = solver::grid::uniform(from, to, solver.steps)?;
-        let x = Tensor::from_vec(noise, (b, h, d), &self.device)?;
-        let path = &self.config.path;
-        let mut field =
-            |x: &Tensor, t: f64| -> Result<Tensor> { self.net.velocity(&context, x, &vec![t; b]) };
-        let mut observe = |_step: usize, t: f64, x: &Tensor| -> Result<()> {
-            if let Some(trace) = trace.as_mut() {
-                trace(t, &robot_units(&x.flatten_all()?.to_vec1()?));
+        let context = self.net.context(&inputs, &self.device)?;
+        let (x, nfe) = match &self.process {
+            None => (self.net.direct(&context)?, 1),
+            Some(process) => {
+                let b = histories.len();
+                let x = Tensor::from_vec(draws.noise, shape, &self.device)?;
+                let steps = draws.step_noise;
+                let mut draw = |step: usize, x: &Tensor| -> Result<Tensor> {
+                    let len = b * h * d;
+                    let rows = steps.get(step * len..(step + 1) * len).unwrap_or_default();
+                    Ok(Tensor::from_slice(rows, x.shape(), x.device())?)
+                };
+                let mut observe = |_step: usize, t: f64, x: &Tensor| -> Result<()> {
+                    if let Some(trace) = trace.as_mut() {
+                        trace(t, &robot_units(&x.flatten_all()?.to_vec1()?));
+                    }
+                    Ok(())
+                };
+                let mut network = |x: &Tensor, t: f64| self.net.predict(&context, x, &vec![t; b]);
+                let solution = process.run(solver, x, &mut network, &mut draw, &mut observe)?;
+                (solution.x, solution.nfe)
             }
-            Ok(())
         };
-        let solution = match &solver.sampler {
-            // The field is what the network emits: no detour over data and noise.
-            Sampler::RungeKutta { tableau, .. } => {
-                solver::integrate_observed(&mut field, x, &grid, tableau, &mut observe)?
-            }
-            sampler => {
-                let mut denoiser = flow::denoiser::denoiser(path, Target::Velocity, field);
-                let mut draw = |_: usize, x: &Tensor| Ok(x.zeros_like()?);
-                sampler.run(&mut denoiser, path, x, &grid, &mut draw, &mut observe)?
-            }
-        };
-        let normalized: Vec<f32> = solution.x.flatten_all()?.to_vec1()?;
+        let normalized: Vec<f32> = x.flatten_all()?.to_vec1()?;
         let actions = robot_units(&normalized);
         if !actions.iter().all(|a| a.is_finite()) {
             return Err(Error::Rejected { reason: "the network's actions are not finite".into() });
         }
-        Ok(Chunks { actions, normalized, nfe: solution.nfe })
+        Ok(Chunks { actions, normalized, nfe })
     }
 
-    fn encode_history(&self, history: &[Observation], out: &mut Vec<f32>) -> Result<()> {
-        if history.len() != self.config.n_obs_steps {
+    fn check_draws(&self, draws: &Draws, batch: usize, solver: &Solver) -> Result<()> {
+        let (h, d) = (self.signature.horizon, self.signature.action_dim());
+        let noise = if solver.sampler.is_some() { batch * h * d } else { 0 };
+        if batch == 0 || draws.noise.len() != noise {
+            return Err(Error::Invalid(format!(
+                "noise: expected [{batch}, {h}, {d}] for one history or more, got {} values",
+                draws.noise.len()
+            )));
+        }
+        let steps = if solver.is_stochastic() { solver.steps } else { 0 };
+        if draws.step_noise.len() != steps * noise {
+            return Err(Error::Invalid(format!(
+                "step_noise: expected [{steps}, {batch}, {h}, {d}] for {}, got {} values",
+                solver.name,
+                draws.step_noise.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// A history as the network sees it, normalised.
+    ///
+    /// # Errors
+    /// When an observation has another shape or is not finite.
+    pub fn inputs(&self, history: &[Observation]) -> Result<Inputs> {
+        if history.len() != self.signature.n_obs_steps {
             return Err(Error::Invalid(format!(
                 "observation history: expected n_obs_steps = {}, got {}",
-                self.config.n_obs_steps,
+                self.signature.n_obs_steps,
                 history.len()
             )));
         }
-        let mut flat = Vec::with_capacity(
-            history.len() * (self.config.state_dim() + self.config.environment_dim()),
-        );
-        for observation in history {
-            let parts = [
-                (STATE, &observation.state, self.config.state_dim()),
-                (ENVIRONMENT_STATE, &observation.environment_state, self.config.environment_dim()),
-            ];
-            for (key, values, expected) in parts {
-                if values.len() != expected {
-                    return Err(Error::Rejected {
-                        reason: format!("{key}: expected {expected} values, got {}", values.len()),
-                    });
-                }
-                if !values.iter().all(|value| value.is_finite()) {
-                    return Err(Error::Rejected { reason: format!("{key}: not finite") });
-                }
-                let start = flat.len();
-                flat.extend_from_slice(values);
-                if let Some(map) = self.processor.inputs.get(key) {
-                    map.normalize(&mut flat[start..]);
-                }
-            }
-        }
-        features::encode(&self.config.feature_encoder, &flat, history.len(), out);
-        Ok(())
+        self.processor.inputs(history)
     }
+}
+
+/// The statistics that LeRobot before 0.4 kept among the weights.
+fn statistics_inside(weights: &Weights, signature: &Signature) -> Result<Stats> {
+    let names: Vec<&str> =
+        weights.names().map(|(name, _)| name).filter(|name| legacy::is_statistic(name)).collect();
+    let read = |name: &str| weights.read(name, &Device::Cpu);
+    let tensors = names.iter().map(|name| read(name)).collect::<Result<Vec<_>>>()?;
+    legacy::statistics(names.into_iter().zip(&tensors), signature)
 }

@@ -6,12 +6,13 @@
 
 use std::time::Instant;
 
-use pathline_sim::pusht::PushT;
+use pathline_sim::pusht::{PushT, render};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::Noise;
-use crate::policy::{Observation, Policy, Solver};
+use crate::policy::queue::Queue;
+use crate::policy::{Observation, Picture, Policy, Solver};
 use crate::{Error, Result};
 
 /// What to run.
@@ -72,7 +73,7 @@ pub struct EvalReport {
 
 struct Running {
     env: PushT,
-    history: Vec<Observation>,
+    queue: Queue,
     chunk: Vec<f32>,
     chunk_tick: usize,
     pending: Option<(usize, Vec<f32>)>,
@@ -91,11 +92,18 @@ pub fn evaluate(
     visit: &mut dyn FnMut(usize, usize, &PushT),
 ) -> Result<EvalReport> {
     check_task(policy)?;
-    let horizon = policy.config().horizon;
+    let horizon = policy.signature().rows();
     let together = options.n_action_steps.saturating_add(options.latency_ticks);
     if options.n_action_steps == 0 || together > horizon {
         return Err(Error::Invalid(format!(
             "executed actions and latency: expected 1 to horizon = {horizon} together, got {} + {}",
+            options.n_action_steps, options.latency_ticks
+        )));
+    }
+    let averages = policy.config().temporal_ensemble_coeff().is_some();
+    if averages && (options.n_action_steps != 1 || options.latency_ticks != 0) {
+        return Err(Error::Invalid(format!(
+            "temporal ensembling: expected 1 executed action a chunk and no latency, got {} and {}",
             options.n_action_steps, options.latency_ticks
         )));
     }
@@ -104,10 +112,10 @@ pub fn evaluate(
     let mut episodes: Vec<Running> = (0..options.episodes)
         .into_par_iter()
         .map(|i| begin(policy, options.seed.wrapping_add(i as u64)))
-        .collect();
+        .collect::<Result<_>>()?;
     for tick in 0..options.max_steps {
         for (i, episode) in episodes.iter_mut().enumerate().filter(|(_, e)| !e.done) {
-            observe(episode);
+            episode.queue.observe(seen(policy, &episode.env));
             visit(i, tick, &episode.env);
         }
         if tick % options.n_action_steps == 0 {
@@ -129,30 +137,46 @@ pub fn evaluate(
 /// # Errors
 /// Names what was expected and what the policy has.
 pub fn check_task(policy: &Policy) -> Result<()> {
-    let config = policy.config();
-    let dims = (config.state_dim(), config.environment_dim(), config.action_dim());
-    if dims == (2, 16, 2) {
-        Ok(())
+    let config = policy.signature();
+    let dims = [config.state_dim(), config.environment_dim(), config.action_dim()];
+    let strange = config.cameras().find(|camera| *camera != CAMERA);
+    if matches!(dims, [2, 0 | 16, 2]) && strange.is_none() {
+        return Ok(());
+    }
+    let mut got: Vec<String> = Vec::new();
+    for (key, feature) in config.input_features.iter().chain(&config.output_features) {
+        got.push(format!("{key} {:?}", feature.shape));
+    }
+    Err(Error::Invalid(format!(
+        "policy for PushT: expected observation.state [2] and action [2], and of \
+         observation.environment_state [16] and observation.image [3, 96, 96] one or both, got {}",
+        got.join(", ")
+    )))
+}
+
+/// PushT's camera: LeRobot's key, and channels, height, width.
+const CAMERA: (&str, [usize; 3]) = ("observation.image", [3, 96, 96]);
+
+/// The observation of `env` with the features that `policy` looks at.
+fn seen(policy: &Policy, env: &PushT) -> Observation {
+    if policy.signature().cameras().next().is_some() {
+        observation_with_picture(env)
     } else {
-        Err(Error::Invalid(format!(
-            "policy for PushT: expected observation.state [2], observation.environment_state [16] and \
-         action [2], got [{}], [{}] and [{}]",
-            dims.0, dims.1, dims.2
-        )))
+        observation(env)
     }
 }
 
-fn begin(policy: &Policy, seed: u64) -> Running {
+fn begin(policy: &Policy, seed: u64) -> Result<Running> {
     let result = EpisodeResult { seed, success: false, steps: 0, sum_reward: 0.0, max_reward: 0.0 };
-    Running {
+    Ok(Running {
         env: PushT::reset(seed),
-        history: Vec::with_capacity(policy.config().n_obs_steps),
+        queue: Queue::new(policy)?,
         chunk: Vec::new(),
         chunk_tick: 0,
         pending: None,
         result,
         done: false,
-    }
+    })
 }
 
 /// The observation of `env` as the policy sees it.
@@ -160,19 +184,20 @@ pub fn observation(env: &PushT) -> Observation {
     Observation {
         state: env.agent_pos().iter().map(|&x| x as f32).collect(),
         environment_state: env.keypoints().iter().map(|&x| x as f32).collect(),
+        images: Vec::new(),
     }
 }
 
-fn observe(episode: &mut Running) {
-    let newest = observation(&episode.env);
-    if episode.history.is_empty() {
-        episode.history = vec![newest; episode.history.capacity()];
-    } else {
-        episode.history.rotate_left(1);
-        if let Some(last) = episode.history.last_mut() {
-            *last = newest;
-        }
-    }
+/// The same with what a camera sees, as gym-pusht's `pixels_agent_pos`.
+pub fn observation_with_picture(env: &PushT) -> Observation {
+    let frame = render::observation(env);
+    let picture = Picture {
+        name: "image".into(),
+        height: frame.height as usize,
+        width: frame.width as usize,
+        data: frame.rgb,
+    };
+    Observation { images: vec![picture], ..observation(env) }
 }
 
 fn replan(
@@ -185,17 +210,20 @@ fn replan(
 ) -> Result<()> {
     let active: Vec<usize> = (0..episodes.len()).filter(|&i| !episodes[i].done).collect();
     let draw = (tick / options.n_action_steps) as u64;
-    let len = policy.chunk_len();
+    let len = policy.signature().rows() * policy.signature().action_dim();
     for group in active.chunks(256) {
-        let mut x = vec![0f32; group.len() * len];
-        for (row, &i) in x.chunks_exact_mut(len).zip(group) {
-            noise.normal_into(i as u64, draw, row);
-        }
+        let samples: Vec<u64> = group.iter().map(|&i| i as u64).collect();
+        let x = policy.draws(noise, &samples, draw, solver);
         let histories: Vec<&[Observation]> =
-            group.iter().map(|&i| episodes[i].history.as_slice()).collect();
+            group.iter().map(|&i| episodes[i].queue.history()).collect();
         let chunks = policy.infer(&histories, x, solver)?;
         for (row, &i) in chunks.actions.chunks_exact(len).zip(group) {
-            episodes[i].pending = Some((tick, row.to_vec()));
+            let mut chunk = row.to_vec();
+            if policy.config().temporal_ensemble_coeff().is_some() {
+                episodes[i].queue.accept(row)?;
+                chunk = episodes[i].queue.pop().unwrap_or_default();
+            }
+            episodes[i].pending = Some((tick, chunk));
         }
     }
     Ok(())

@@ -104,11 +104,16 @@ impl Recipe {
         self.policy.validate()?;
         self.optimizer.validate()?;
         self.train.time_law.validate()?;
-        if self.policy.kind != PolicyConfig::TYPE {
+        let signature = self.policy.signature();
+        if let Some((key, _)) = signature.cameras().next() {
             return Err(Error::Invalid(format!(
-                "policy.type: expected {}, got {}",
-                PolicyConfig::TYPE,
-                self.policy.kind
+                "policy: {key}: expected vectors only; policies with cameras are not trained here yet"
+            )));
+        }
+        if self.policy.process()?.is_none() {
+            return Err(Error::Invalid(format!(
+                "policy.type: expected pathline_flow or diffusion, got {}",
+                signature.kind
             )));
         }
         let many = 1_000_000_000;
@@ -137,7 +142,7 @@ impl Recipe {
             )));
         }
         if let Some(mirror) = &self.dataset.mirror {
-            mirror.validate(self.policy.environment_dim() / 2)?;
+            mirror.validate(signature.environment_dim() / 2)?;
         }
         Ok(())
     }

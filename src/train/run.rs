@@ -16,7 +16,7 @@ use super::optimizer::AdamW;
 use super::recipe::Recipe;
 use super::samples::{Batch, Demonstrations, Sampler};
 use crate::dataset::Dataset;
-use crate::flow;
+use crate::flow::Objective;
 use crate::nn::params::Params;
 use crate::plot::{Series, line_plot};
 use crate::policy::processor::{self, Processor, Stats};
@@ -77,10 +77,12 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
     }
 
     let dataset = Dataset::open_all(&recipe.dataset.paths)?;
-    let demos = Demonstrations::new(&dataset, &recipe.policy)?;
+    let signature = recipe.policy.signature();
+    let demos = Demonstrations::new(&dataset, &signature)?;
     drop(dataset);
-    let stats = demos.stats(&recipe.policy, recipe.dataset.observation_bounds)?;
-    let processor = Processor::new(&recipe.policy, &stats)?;
+    let stats = demos.stats(&signature, recipe.dataset.observation_bounds)?;
+    let processor = Processor::new(&signature, &stats)?;
+    let objective = objective(recipe)?;
     let params = Params::new(recipe.train.seed);
     let net = Net::load(&recipe.policy, params.builder(device))?;
     if let Some(folder) = &recipe.init_from {
@@ -108,7 +110,7 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
         recipe.dataset.mirror.as_ref(),
         &recipe.train.time_law,
         recipe.train.seed,
-    );
+    )?;
     let save = |adam: &AdamW| -> Result<PathBuf> {
         let (ema, state) = (adam.ema()?, adam.save_state()?);
         checkpoint::save(&root, adam.step(), recipe.train.keep_checkpoints, &state, &mut |dir| {
@@ -123,7 +125,7 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
     while adam.step() < recipe.train.steps {
         let step = adam.step();
         let batch = sampler.batch(step, recipe.train.batch_size, device)?;
-        let value = batch_loss(&net, recipe, &batch)?;
+        let value = batch_loss(&net, &objective, &batch)?;
         let lr = recipe.optimizer.lr_at(step, recipe.train.steps);
         let grad_norm = adam.update(&value.backward()?, lr)?;
         let value = f64::from(value.to_scalar::<f32>()?);
@@ -176,15 +178,30 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
     })
 }
 
-/// The conditional flow-matching loss of one minibatch, padding masked out.
+/// What the policy of a recipe is trained for: the path and the target are the policy's, the time law
+/// is the recipe's.
+///
+/// # Errors
+/// When the policy needs no noise, or its schedule is impossible.
+pub fn objective(recipe: &Recipe) -> Result<Objective> {
+    let Some(process) = recipe.policy.process()? else {
+        return Err(Error::Invalid(
+            "training: expected a policy that makes chunks of noise".into(),
+        ));
+    };
+    let time = recipe.train.time_law;
+    Ok(Objective { path: process.path, target: process.target, time, ..Objective::default() })
+}
+
+/// The loss of one minibatch, padding masked out where the policy says so.
 ///
 /// # Errors
 /// When a shape is another.
-pub fn batch_loss(net: &Net, recipe: &Recipe, batch: &Batch) -> Result<candle_core::Tensor> {
-    let target = flow::cfm(&recipe.policy.path, &batch.actions, &batch.noise, &batch.t)?;
+pub fn batch_loss(net: &Net, objective: &Objective, batch: &Batch) -> Result<candle_core::Tensor> {
+    let pairs = objective.batch(&batch.actions, &batch.noise, None, &batch.t)?;
     let context = net.encode(&batch.features)?;
-    let velocity = net.velocity(&context, &target.x_t, &batch.t)?;
-    flow::mse(&velocity, &target.velocity, Some(&batch.mask))
+    let output = net.predict(&context, &pairs.x_t, &batch.t)?;
+    pairs.loss(&output, Some(&batch.mask))
 }
 
 fn evaluate_ema(
@@ -196,8 +213,8 @@ fn evaluate_ema(
     let vb = candle_nn::VarBuilder::from_tensors(adam.ema()?, candle_core::DType::F32, device);
     let net = Net::load(&recipe.policy, vb)?;
     let config = recipe.policy.clone();
-    let n_action_steps = config.n_action_steps;
-    let policy = Policy::from_parts(config, processor.clone(), net, device.clone());
+    let n_action_steps = config.signature().n_action_steps;
+    let policy = Policy::from_parts(config, processor.clone(), net, device.clone())?;
     let options = EvalOptions {
         episodes: recipe.eval.episodes,
         seed: recipe.eval.seed,
@@ -215,7 +232,7 @@ fn write_policy(
     weights: &std::collections::HashMap<String, candle_core::Tensor>,
 ) -> Result<()> {
     tensors::save(weights, &dir.join(WEIGHTS))?;
-    processor::save(dir, &recipe.policy, stats)?;
+    processor::save(dir, &recipe.policy.signature(), stats)?;
     let invalid = |e: String| Error::Invalid(e);
     let config =
         serde_json::to_string_pretty(&recipe.policy).map_err(|e| invalid(e.to_string()))?;
@@ -265,7 +282,7 @@ impl Log {
     fn plot(&self) -> Result<()> {
         let loss = self.metrics.iter().map(|m| (m.step as f64, m.loss)).collect();
         let series = [Series { name: "loss".into(), points: loss }];
-        line_plot(&self.dir.join("loss.png"), "Training", "step", "CFM loss", &series, true)?;
+        line_plot(&self.dir.join("loss.png"), "Training", "step", "loss", &series, true)?;
         let points: Vec<_> =
             self.metrics.iter().filter_map(|m| Some((m.step as f64, m.pc_success?))).collect();
         if points.len() > 1 {

@@ -5,15 +5,18 @@
 //! masked out of the loss (LeRobot's `action_is_pad`); before its start the first observation is
 //! repeated.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Dataset;
-use crate::flow::{Noise, TimeLaw};
-use crate::policy::config::{ACTION, ENVIRONMENT_STATE, PolicyConfig, STATE};
-use crate::policy::processor::{FeatureStats, Processor, Stats};
+use crate::flow::{Noise, Path, TimeLaw};
+use crate::policy::config::{
+    ACTION, ENVIRONMENT_STATE, FeatureEncoder, PolicyConfig, STATE, Signature,
+};
+use crate::policy::processor::{FeatureStats, Processor, Statistic, Stats};
 use crate::policy::{feature_len, features};
 use crate::{Error, Result};
 
@@ -81,7 +84,7 @@ impl Demonstrations {
     ///
     /// # Errors
     /// When a feature is missing or has another length.
-    pub fn new(dataset: &Dataset, config: &PolicyConfig) -> Result<Self> {
+    pub fn new(dataset: &Dataset, config: &Signature) -> Result<Self> {
         let column = |key: &str, dim: usize| -> Result<Vec<f32>> {
             if dim == 0 {
                 return Ok(Vec::new());
@@ -129,7 +132,7 @@ impl Demonstrations {
     ///
     /// # Errors
     /// When there are no frames.
-    pub fn stats(&self, config: &PolicyConfig, bounds: Option<[f32; 2]>) -> Result<Stats> {
+    pub fn stats(&self, config: &Signature, bounds: Option<[f32; 2]>) -> Result<Stats> {
         if self.is_empty() {
             return Err(Error::Invalid("the dataset has no frames".into()));
         }
@@ -141,15 +144,15 @@ impl Demonstrations {
             if dim > 0 {
                 let mut measured = moments(values.chunks_exact(dim), dim);
                 if let Some([lo, hi]) = bounds {
-                    measured.insert("min".into(), vec![lo; dim]);
-                    measured.insert("max".into(), vec![hi; dim]);
+                    measured.insert("min".into(), vec![lo; dim].into());
+                    measured.insert("max".into(), vec![hi; dim].into());
                 }
                 stats.insert(key.into(), measured);
             }
         }
         let d = config.action_dim();
         let action = if config.use_relative_actions {
-            let mut rows = FeatureStats::new();
+            let mut rows = BTreeMap::<String, Vec<f32>>::new();
             for row in 0..config.horizon {
                 let relative: Vec<f32> = self
                     .episodes
@@ -161,10 +164,12 @@ impl Demonstrations {
                     })
                     .collect();
                 for (name, values) in moments(relative.chunks_exact(d), d) {
-                    rows.entry(name).or_default().extend(values);
+                    rows.entry(name).or_default().extend(values.values());
                 }
             }
-            rows
+            rows.into_iter()
+                .map(|(name, values)| Ok((name, Statistic::rows(values, d)?)))
+                .collect::<Result<_>>()?
         } else {
             moments(self.action.chunks_exact(d), d)
         };
@@ -197,7 +202,7 @@ fn moments<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone, dim: usize) -> Fea
     let mean = mean.into_iter().map(|m| m as f32).collect();
     [("mean", mean), ("std", std), ("min", lo), ("max", hi)]
         .into_iter()
-        .map(|(name, values)| (name.to_owned(), values))
+        .map(|(name, values)| (name.to_owned(), Statistic::from(values)))
         .collect()
 }
 
@@ -218,7 +223,11 @@ pub struct Batch {
 /// Draws minibatches: every frame once an epoch, in an order that the seed and the epoch give.
 pub struct Sampler<'a> {
     demos: &'a Demonstrations,
-    config: &'a PolicyConfig,
+    config: Signature,
+    encoder: FeatureEncoder,
+    feature_len: usize,
+    mask_padding: bool,
+    path: Path,
     processor: &'a Processor,
     mirror: Option<&'a Mirror>,
     time: &'a TimeLaw,
@@ -243,8 +252,25 @@ impl<'a> Sampler<'a> {
         mirror: Option<&'a Mirror>,
         time: &'a TimeLaw,
         seed: u64,
-    ) -> Self {
-        Self { demos, config, processor, mirror, time, noise: Noise::new(seed), epoch: None }
+    ) -> Result<Self> {
+        let Some(process) = config.process()? else {
+            return Err(Error::Invalid(
+                "training: expected a policy that makes chunks of noise".into(),
+            ));
+        };
+        Ok(Self {
+            demos,
+            config: config.signature(),
+            encoder: config.feature_encoder(),
+            feature_len: feature_len(config),
+            mask_padding: config.masks_padding(),
+            path: process.path,
+            processor,
+            mirror,
+            time,
+            noise: Noise::new(seed),
+            epoch: None,
+        })
     }
 
     /// The minibatch of `step`, the same whenever it is asked for.
@@ -253,7 +279,7 @@ impl<'a> Sampler<'a> {
     /// When a tensor cannot be made.
     pub fn batch(&mut self, step: usize, size: usize, device: &Device) -> Result<Batch> {
         let (h, d) = (self.config.horizon, self.config.action_dim());
-        let feature_len = feature_len(self.config);
+        let feature_len = self.feature_len;
         let mut features = Vec::with_capacity(size * feature_len);
         let mut actions = Vec::with_capacity(size * h * d);
         let mut noise = vec![0f32; size * h * d];
@@ -265,7 +291,7 @@ impl<'a> Sampler<'a> {
             let mirrored = self.noise.uniform(global, draw::MIRROR) < 0.5;
             let mirror = self.mirror.filter(|_| mirrored);
             self.push(frame, mirror, &mut features, &mut actions, &mut mask);
-            t.push(self.time.sample_on(&self.config.path, &self.noise, global, draw::TIME));
+            t.push(self.time.sample_on(&self.path, &self.noise, global, draw::TIME));
             let row = &mut noise[i * h * d..(i + 1) * h * d];
             self.noise.normal_into(global, draw::NOISE, row);
         }
@@ -319,13 +345,16 @@ impl<'a> Sampler<'a> {
                 observations.extend(values);
             }
         }
-        features::encode(&self.config.feature_encoder, &observations, n_obs, features);
+        features::encode(&self.encoder, &observations, n_obs, features);
 
         let start = actions.len();
         for row in 0..self.config.horizon {
-            let at = (frame + row).min(range.end - 1);
+            // Rows before `first_row` are of the past; outside the episode its end is repeated.
+            let wanted = frame + row;
+            let at = wanted.saturating_sub(self.config.first_row).clamp(range.start, range.end - 1);
             actions.extend_from_slice(&demos.action[at * d..(at + 1) * d]);
-            mask.push(if frame + row < range.end { 1.0 } else { 0.0 });
+            let inside = at + self.config.first_row == wanted;
+            mask.push(if inside || !self.mask_padding { 1.0 } else { 0.0 });
         }
         let chunk = &mut actions[start..];
         if let Some(mirror) = mirror {

@@ -6,8 +6,8 @@ use std::path::Path;
 use candle_core::Tensor;
 use pathline::device;
 use pathline::nn::params::Params;
-use pathline::policy::config::{ACTION, ENVIRONMENT_STATE, PolicyConfig, STATE};
-use pathline::policy::processor::{self, FeatureStats, Stats};
+use pathline::policy::config::{ACTION, ENVIRONMENT_STATE, PolicyConfig, STATE, Signature};
+use pathline::policy::processor::{self, FeatureStats, Statistic, Stats};
 use pathline::policy::{CONFIG, Net, WEIGHTS};
 use pathline::train::recipe::Recipe;
 
@@ -19,19 +19,22 @@ pub(crate) fn config(overrides: &[&str]) -> PolicyConfig {
 }
 
 /// Statistics like those of PushT; of the action one row for each row of the chunk.
-pub(crate) fn stats(config: &PolicyConfig) -> Stats {
-    let feature = |len: usize, spread: f32| -> FeatureStats {
+pub(crate) fn stats(config: &Signature) -> Stats {
+    let feature = |shape: &[usize], spread: f32| -> FeatureStats {
+        let len = shape.iter().product();
         let ramp = |from: f32| (0..len).map(|i| from + i as f32 * 0.5).collect::<Vec<_>>();
         [("mean", ramp(-4.0)), ("std", ramp(spread))]
             .into_iter()
             .chain([("min", vec![0.0; len]), ("max", vec![512.0; len])])
-            .map(|(name, values)| (name.to_owned(), values))
+            .map(|(name, values)| {
+                (name.to_owned(), Statistic::new(shape.to_vec(), values).unwrap())
+            })
             .collect()
     };
     let mut stats = Stats::new();
-    stats.insert(STATE.into(), feature(config.state_dim(), 20.0));
-    stats.insert(ENVIRONMENT_STATE.into(), feature(config.environment_dim(), 20.0));
-    stats.insert(ACTION.into(), feature(config.horizon * config.action_dim(), 20.0));
+    stats.insert(STATE.into(), feature(&[config.state_dim()], 20.0));
+    stats.insert(ENVIRONMENT_STATE.into(), feature(&[config.environment_dim()], 20.0));
+    stats.insert(ACTION.into(), feature(&[config.horizon, config.action_dim()], 20.0));
     stats
 }
 
@@ -50,6 +53,7 @@ pub(crate) fn write(dir: &Path, config: &PolicyConfig) {
         })
         .collect();
     candle_core::safetensors::save(&weights, dir.join(WEIGHTS)).unwrap();
-    processor::save(dir, config, &stats(config)).unwrap();
+    let signature = config.signature();
+    processor::save(dir, &signature, &stats(&signature)).unwrap();
     std::fs::write(dir.join(CONFIG), serde_json::to_string_pretty(config).unwrap()).unwrap();
 }
