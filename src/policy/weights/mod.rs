@@ -249,5 +249,4 @@ fn index(mut at: usize, shape: &[usize]) -> Vec<usize> {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

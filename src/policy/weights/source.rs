@@ -82,8 +82,9 @@ impl Source {
                 shards.len()
             )));
         }
-        let mut source = Self::empty(path.clone());
-        for (shard, &expected) in &shards {
+        // All names before any file.
+        let mut files = Vec::with_capacity(shards.len());
+        for (shard, expected) in shards {
             if !shard.ends_with(".safetensors") {
                 return Err(fail(format!(
                     "weight_map: expected names of .safetensors files, got {}",
@@ -92,6 +93,10 @@ impl Source {
             }
             let file = folder::inside(dir, shard)
                 .map_err(|e| fail(format!("weight_map: shard {}: {e}", shown(shard))))?;
+            files.push((shard, expected, file));
+        }
+        let mut source = Self::empty(path.clone());
+        for (shard, expected, file) in files {
             let mut found = 0;
             source.add(file, |name| match map.get(name) {
                 Some(place) if place == shard => {
@@ -104,7 +109,7 @@ impl Source {
             if found != expected {
                 let missing = map
                     .iter()
-                    .find(|(name, place)| place == shard && !source.tensors.contains_key(*name))
+                    .find(|(name, place)| *place == shard && !source.tensors.contains_key(*name))
                     .map_or_else(String::new, |(name, _)| shown(name));
                 return Err(fail(format!(
                     "weight_map: expected {expected} tensors in {}, got {found}; {missing} is not \
