@@ -302,10 +302,7 @@ impl Layer {
         let x = self.conv.forward_last(x)?;
         match &self.norm {
             Norm::Batch(norm) => norm.forward_last(&x),
-            Norm::Group(norm) => {
-                let x = x.permute((0, 3, 1, 2))?.contiguous()?;
-                Ok(norm.forward(&x)?.permute((0, 2, 3, 1))?.contiguous()?)
-            }
+            Norm::Group(norm) => Ok(norm.forward_last(&x)?),
         }
     }
 }
