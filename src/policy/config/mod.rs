@@ -250,6 +250,26 @@ impl PolicyConfig {
         }
     }
 
+    /// The sizes of the network, for people.
+    pub fn network(&self) -> serde_json::Value {
+        match self {
+            Self::Flow(config) => serde_json::json!(config.network),
+            Self::Diffusion(config) => serde_json::json!({
+                "vision_backbone": config.cameras().map(|_| &config.vision_backbone),
+                "cameras": config.cameras().map_or(0, |(count, _)| count),
+                "seen": config.cameras().map(|(_, seen)| seen),
+                "unet1d": config.unet(),
+            }),
+            Self::Act(config) => serde_json::json!({
+                "vision_backbone": config.resnet().ok().map(|_| &config.vision_backbone),
+                "dim_model": config.dim_model,
+                "n_heads": config.n_heads,
+                "n_encoder_layers": config.n_encoder_layers,
+                "n_decoder_layers": config.n_decoder_layers,
+            }),
+        }
+    }
+
     /// Rows of actions that LeRobot's `predict_action_chunk` returns.
     pub fn predicted_rows(&self) -> usize {
         match self {

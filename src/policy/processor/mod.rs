@@ -31,7 +31,7 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
-use super::config::{ACTION, FeatureType, Features, STATE, Signature};
+use super::config::{ACTION, FeatureType, Features, NormalizationMode, STATE, Signature};
 use crate::{Error, Result};
 pub use inputs::{Input, Inputs};
 pub use normalize::{Affine, Edge, Rule};
@@ -149,6 +149,15 @@ impl Processor {
             rename: BTreeMap::new(),
             action_dim: want.action_dim(),
         })
+    }
+
+    /// How the feature `key` is normalised, input or action.
+    pub fn mode(&self, key: &str) -> NormalizationMode {
+        match self.inputs.get(key) {
+            Some(map) => map.mode(),
+            None if key == ACTION => self.action.mode(),
+            None => NormalizationMode::Identity,
+        }
     }
 
     /// Whether actions are relative to the newest state, in any dimension.
