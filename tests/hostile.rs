@@ -785,8 +785,9 @@ fn processor_cases() -> Vec<Case> {
 /// What the loads of one good folder answer.
 fn chunk(dir: &Path) -> Vec<f32> {
     let policy = load(dir).unwrap();
-    let observation = Observation { state: vec![200.0; 2], environment_state: vec![256.0; 16] };
-    let history = vec![observation; policy.config().n_obs_steps];
+    let observation =
+        Observation { state: vec![200.0; 2], environment_state: vec![256.0; 16], images: vec![] };
+    let history = vec![observation; policy.signature().n_obs_steps];
     let noise = Noise::new(1).normal(0, 0, policy.chunk_len());
     policy.infer(&[&history], noise, &policy.solver(None, None).unwrap()).unwrap().actions
 }

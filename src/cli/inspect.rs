@@ -94,9 +94,7 @@ fn policy(path: &Path) -> anyhow::Result<Report> {
         shards => ("sha256", json!(shards)),
     });
     let mut features = Map::new();
-    for (side, all) in
-        [("in", &signature.input_features), ("out", &signature.output_features)]
-    {
+    for (side, all) in [("in", &signature.input_features), ("out", &signature.output_features)] {
         for (key, feature) in all {
             let what = json!({
                 "io": side,

@@ -261,7 +261,7 @@ impl PolicyConfig {
                 "unet1d": config.unet(),
             }),
             Self::Act(config) => serde_json::json!({
-                "vision_backbone": config.resnet().ok().map(|_| &config.vision_backbone),
+                "vision_backbone": config.cameras().next().map(|_| &config.vision_backbone),
                 "dim_model": config.dim_model,
                 "n_heads": config.n_heads,
                 "n_encoder_layers": config.n_encoder_layers,
