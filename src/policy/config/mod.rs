@@ -110,7 +110,8 @@ pub struct Signature {
     pub first_row: usize,
     /// Number of actions executed before the next chunk.
     pub n_action_steps: usize,
-    /// Control rate that the policy was trained at, Hz; LeRobot's folders do not always say.
+    /// Control rate that the policy was trained at, Hz. LeRobot's folders say it in
+    /// `train_config.json`, where the policy was trained in an environment.
     pub fps: Option<f64>,
     /// Inputs by LeRobot's feature key.
     pub input_features: Features,
