@@ -44,6 +44,8 @@ pub use write::save;
 pub const PREPROCESSOR: &str = "policy_preprocessor.json";
 /// File name of the postprocessor.
 pub const POSTPROCESSOR: &str = "policy_postprocessor.json";
+/// Longest side of a picture.
+const MAX_SIDE: usize = 1 << 13;
 
 /// Everything between raw units and the network.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,14 +130,16 @@ impl Processor {
     fn empty(want: &Signature) -> Result<Self> {
         for (key, feature) in &want.input_features {
             let fits = match (feature.kind, feature.shape.as_slice()) {
-                (FeatureType::Visual, &[channels, h, w]) => channels == 3 && h > 0 && w > 0,
+                (FeatureType::Visual, &[channels, h, w]) => {
+                    channels == 3 && (1..=MAX_SIDE).contains(&h) && (1..=MAX_SIDE).contains(&w)
+                }
                 (FeatureType::Visual, _) => false,
                 (_, shape) => shape.len() == 1,
             };
             if !fits {
-                let expected = "[D], or [3, height, width] for a camera";
                 return Err(Error::Invalid(format!(
-                    "{key}: expected shape {expected}, got {:?}",
+                    "{key}: expected shape [D], or for a camera [3, height, width] with sides up to \
+                     {MAX_SIDE}, got {:?}",
                     feature.shape
                 )));
             }
