@@ -1,6 +1,6 @@
 //! `pathline infer`: one chunk from one observation, for scripts and parity.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -136,7 +136,8 @@ fn find<'a>(
     shape: &[usize],
     dtype: DType,
 ) -> anyhow::Result<&'a Tensor> {
-    let found: BTreeSet<_> = tensors.keys().collect();
+    let mut found: Vec<_> = tensors.keys().collect();
+    found.sort();
     let expected = format!("{} {shape:?}", dtype.as_str());
     let tensor = tensors.get(key).with_context(|| {
         format!("{}: expected a tensor {key} {expected}, found {found:?}", path.display())

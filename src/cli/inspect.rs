@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use pathline::dataset::Dataset;
 use pathline::device;
+use pathline::policy::config::Features;
 use pathline::policy::weights::Weights;
 use pathline::policy::{Policy, digest, folder};
 use pathline::train::recipe::Recipe;
@@ -93,21 +94,16 @@ fn policy(path: &Path) -> anyhow::Result<Report> {
         [one] => ("sha256", json!(one)),
         shards => ("sha256", json!(shards)),
     });
-    let mut features = Map::new();
-    for (side, all) in [("in", &signature.input_features), ("out", &signature.output_features)] {
-        for (key, feature) in all {
-            let what = json!({
-                "io": side,
-                "type": feature.kind,
-                "shape": format!("{:?}", feature.shape),
-                "normalization": policy.processor().mode(key),
-            });
-            features.insert(key.clone(), what);
-        }
-    }
+    let shapes = |features: &Features| {
+        features.iter().map(|(key, f)| (key.clone(), json!(f.shape))).collect::<Map<_, _>>()
+    };
+    let keys = signature.input_features.keys().chain(signature.output_features.keys());
+    let modes = keys.map(|key| (key.clone(), json!(policy.processor().mode(key)))).collect();
     let newest = signature.first_row;
     report.extend([
-        ("features", Value::Object(features)),
+        ("inputs", Value::Object(shapes(&signature.input_features))),
+        ("outputs", Value::Object(shapes(&signature.output_features))),
+        ("normalization", Value::Object(modes)),
         ("n_obs_steps", json!(signature.n_obs_steps)),
         ("horizon", json!(signature.horizon)),
         ("newest_row", json!(newest)),
@@ -148,7 +144,9 @@ fn dataset(path: &Path) -> anyhow::Result<Report> {
         ("fps", json!(dataset.info.fps)),
         ("episodes", json!(dataset.episodes.len())),
         ("frames", json!(dataset.n_frames())),
-        ("features", Value::Object(features)),
+        ("inputs", Value::Object(shapes(&signature.input_features))),
+        ("outputs", Value::Object(shapes(&signature.output_features))),
+        ("normalization", Value::Object(modes)),
         ("tasks", json!(dataset.tasks)),
     ])
 }

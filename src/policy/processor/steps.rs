@@ -17,6 +17,8 @@ use super::normalize::EPS;
 use crate::policy::config::{Features, NormalizationMapping};
 use crate::{Error, Result};
 
+/// Longest pipeline file, bytes.
+const MAX_FILE: u64 = 1 << 20;
 /// Most steps of a pipeline; LeRobot's longest have nine.
 const MAX_STEPS: usize = 64;
 /// The one step of LeRobot that has no registry name.
@@ -327,7 +329,7 @@ impl Pipeline {
     /// # Errors
     /// One error that names the file, the step and the key.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = crate::policy::folder::read_text(path, crate::policy::folder::MAX_TEXT)?;
+        let text = crate::policy::folder::read_text(path, MAX_FILE)?;
         Self::parse(path, &text)
     }
 
