@@ -144,9 +144,7 @@ fn dataset(path: &Path) -> anyhow::Result<Report> {
         ("fps", json!(dataset.info.fps)),
         ("episodes", json!(dataset.episodes.len())),
         ("frames", json!(dataset.n_frames())),
-        ("inputs", Value::Object(shapes(&signature.input_features))),
-        ("outputs", Value::Object(shapes(&signature.output_features))),
-        ("normalization", Value::Object(modes)),
+        ("features", Value::Object(features)),
         ("tasks", json!(dataset.tasks)),
     ])
 }
