@@ -72,7 +72,8 @@ impl Gather {
                 row[to..to + length].copy_from_slice(&x[from..from + length]);
             });
         };
-        if rows.len() < SHARED {
+        // Even a pool of one thread is another thread.
+        if rows.len() < SHARED || rayon::current_num_threads() == 1 {
             rows.chunks_mut(line_length).enumerate().for_each(gather);
         } else {
             rows.par_chunks_mut(line_length).enumerate().for_each(gather);
@@ -84,7 +85,7 @@ impl Gather {
     fn scatter<T: WithDType>(&self, rows: &[T], [b, height, width, c]: [usize; 4]) -> Vec<T> {
         let line_length = self.line_length(c);
         let mut x = vec![T::zero(); b * height * width * c];
-        x.par_chunks_mut(height * width * c).enumerate().for_each(|(picture, x)| {
+        let scatter = |(picture, x): (usize, &mut [T])| {
             let begin = picture * self.output[0];
             let from = begin.max(self.first);
             let to = (begin + self.output[0]).min(self.first + self.count);
@@ -95,7 +96,12 @@ impl Gather {
                     sums.zip(&row[to..to + length]).for_each(|(x, &g)| *x += g);
                 });
             }
-        });
+        };
+        if rows.len() < SHARED || rayon::current_num_threads() == 1 {
+            x.chunks_mut(height * width * c).enumerate().for_each(scatter);
+        } else {
+            x.par_chunks_mut(height * width * c).enumerate().for_each(scatter);
+        }
         x
     }
 }
