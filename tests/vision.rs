@@ -61,6 +61,7 @@ fn rule(name: &str, shape: &[usize]) -> (f32, f32) {
         (_, "weight") => (0.6, 0.4),
         (_, "bias" | "running_mean") => (0.0, 0.3),
         (_, "running_var") => (1.0, 0.5),
+        (_, "pos_grid") => (0.0, 1.0),
         _ => (0.0, 0.0),
     }
 }
@@ -162,8 +163,8 @@ fn errors(name: &str, dtype: DType, layer: Layer<'_>) -> (f64, f64) {
     let out = layer(builder(tensors), &x).unwrap();
     let grads = (&out * get("cotangent")).unwrap().sum_all().unwrap().backward().unwrap();
     let wanted = under("grad");
-    // The bias before a softmax has no gradient but rounding.
-    let floor = 0.01 * wanted.values().map(largest).fold(0.0, f64::max);
+    // The bias before a softmax has no gradient but rounding: it is measured by the others.
+    let floor = 0.1 * wanted.values().map(largest).fold(0.0, f64::max);
     let error = |got: &Tensor, want: &Tensor| gap(got, want) / largest(want).max(floor);
     let mut gradient = error(grads.get(&x).unwrap(), &get("grad_input/x"));
     for (key, var) in &weights {
@@ -330,8 +331,8 @@ fn feature_maps() {
         let (error, ours, theirs) =
             (gap(&eighth(&got), wanted), gap(&eighth(&got), exact), gap(wanted, exact));
         println!("{name}: {error:.1e}; from float64: {ours:.1e}, PyTorch's {theirs:.1e}");
-        // Of numbers up to 7; the two roundings add up.
-        assert!(ours < 1e-5 && error < 1.5e-5, "{name}: {error} {ours}");
+        // Of numbers up to 7.
+        assert!(ours < 1e-5 && error < 1e-5, "{name}: {error} {ours}");
     }
 }
 
@@ -340,9 +341,10 @@ fn feature_maps() {
 fn weights_have_torchvisions_names() {
     let file = std::fs::read(path()).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&file).unwrap();
-    let metadata = header.metadata().as_ref().unwrap();
+    let metadata = &header.metadata().as_ref().unwrap()["golden"];
+    let metadata: BTreeMap<String, String> = serde_json::from_str(metadata).unwrap();
     let mut seen = 0;
-    for (key, wanted) in metadata {
+    for (key, wanted) in &metadata {
         let Some((depth, norm)) = key.strip_prefix("keys/").and_then(|net| net.split_once('-'))
         else {
             continue;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 
 use anyhow::Context;
+use pathline::dataset::pusht::FPS;
 use pathline::node::{
     self, BusConfig, Event, NodeStatus, Pace, Place, PolicyNode, Recorder, RunReport, ServeOptions,
     SimOptions, Stop, TraceSink, open_private_hub,
@@ -116,7 +117,8 @@ fn rollout(
     stop: &Stop,
     say: &dyn Fn(String),
 ) -> anyhow::Result<(RunReport, NodeStatus)> {
-    let policy = load::chunk_policy(&args.policy, args.solver.as_deref(), args.steps)?;
+    let policy =
+        load::chunk_policy(&args.policy, args.solver.as_deref(), args.steps, Some(f64::from(FPS)))?;
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let (hub, endpoint) = open_private_hub()?;
     let spoke = BusConfig::connect_to(&endpoint).open(Place::Spoke)?;

@@ -1,13 +1,19 @@
 //! `pathline eval`: success rate in the simulator, with LeRobot's keys.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use indicatif::ProgressBar;
+use pathline::dataset::pusht::FPS;
 use pathline::device;
 use pathline::flow::Noise;
 use pathline::policy::{Policy, Solver};
-use pathline::train::eval::{EvalOptions, EvalReport, evaluate, observation};
+use pathline::train::eval::{EvalOptions, EvalReport, evaluate, seen};
 use pathline_sim::pusht::PushT;
 use serde::Serialize;
+
+/// Latency is measured on up to 200 chunks, for about so long.
+const LATENCY_TIME: Duration = Duration::from_secs(10);
 
 /// Runs a policy in the simulator and reports its success rate.
 #[derive(clap::Args)]
@@ -16,7 +22,7 @@ use serde::Serialize;
   pathline eval --policy policies/pusht-flow --solver euler --steps 1 --n-action-steps 2 --json
   pathline eval --policy policies/pusht-flow --latency-ms 200")]
 pub(crate) struct EvalArgs {
-    /// Policy folder.
+    /// Policy folder, LeRobot's or Pathline's.
     #[arg(long, value_name = "DIR", default_value = "policies/pusht-flow")]
     policy: PathBuf,
     /// Environment.
@@ -28,7 +34,8 @@ pub(crate) struct EvalArgs {
     /// First reset seed.
     #[arg(long, default_value_t = 100_000)]
     seed: u64,
-    /// euler, midpoint, heun, rk4, dopri5, ddim or dpmpp_2m; the policy's own if absent.
+    /// euler, midpoint, heun, rk4, dopri5, ddim or dpmpp_2m for a flow; ddpm, ddim or dpmpp_2m for a
+    /// diffusion; the policy's own if absent.
     #[arg(long, value_name = "NAME")]
     solver: Option<String>,
     /// Solver steps a chunk; the policy's own if absent.
@@ -77,11 +84,15 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         episodes: args.episodes,
         seed: args.seed,
         n_action_steps: args.n_action_steps.unwrap_or(policy.signature().n_action_steps),
-        latency_ticks: (args.latency_ms * policy.signature().fps.unwrap_or(10.0) / 1000.0).ceil()
-            as usize,
+        latency_ticks: (args.latency_ms * f64::from(FPS) / 1000.0).ceil() as usize,
         max_steps: PushT::MAX_STEPS,
     };
-    let report = evaluate(&policy, &solver, &options, &mut |_, _, _| ())?;
+    // On a terminal only: the tick that all episodes have reached.
+    let bar = ProgressBar::new(PushT::MAX_STEPS as u64);
+    bar.enable_steady_tick(Duration::from_millis(250));
+    let mut show = |_episode: usize, tick: usize, _: &PushT| bar.set_position(tick as u64);
+    let report = evaluate(&policy, &solver, &options, &mut show)?;
+    bar.finish_and_clear();
     let latency = latency(&policy, &solver)?;
     if args.json {
         let output = Output { aggregated: &report, latency_ms: latency };
@@ -107,11 +118,12 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
 }
 
 fn latency(policy: &Policy, solver: &Solver) -> anyhow::Result<Percentiles> {
-    let history = vec![observation(&PushT::reset(0)); policy.signature().n_obs_steps];
+    let history = vec![seen(policy, &PushT::reset(0)); policy.signature().n_obs_steps];
     let noise = policy.draws(&Noise::new(0), &[0], 0, solver);
     let mut millis = Vec::new();
-    for _ in 0..200 {
-        let start = std::time::Instant::now();
+    let begin = Instant::now();
+    while millis.len() < 200 && (millis.len() < 5 || begin.elapsed() < LATENCY_TIME) {
+        let start = Instant::now();
         policy.infer(&[&history], noise.clone(), solver)?;
         millis.push(start.elapsed().as_secs_f64() * 1e3);
     }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use pathline::dataset::Dataset;
 use pathline::device;
-use pathline::policy::{CONFIG, Policy, WEIGHTS};
+use pathline::policy::weights::Weights;
+use pathline::policy::{Policy, digest, folder};
 use pathline::train::recipe::Recipe;
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
@@ -70,53 +71,67 @@ fn plain(value: &Value) -> String {
 }
 
 fn folder(path: &Path) -> anyhow::Result<Report> {
-    for inner in ["checkpoints/last/pretrained_model", "pretrained_model"] {
-        if path.join(inner).is_dir() {
-            return policy(&path.join(inner));
-        }
-    }
-    if path.join(CONFIG).is_file() {
-        return policy(path);
-    }
     if path.join("meta/info.json").is_file() {
         return dataset(path);
     }
-    bail!(
-        "{}: expected a policy folder (config.json), a run (checkpoints/last) or a dataset \
-         (meta/info.json), found none of them",
-        path.display()
-    )
+    policy(&folder::resolve(path)?)
 }
 
 fn policy(path: &Path) -> anyhow::Result<Report> {
     let policy = Policy::load(path, &device::cpu())?;
-    let config = policy.signature();
-    let (solver, steps) = policy.config().default_solver();
-    let weights = path.join(WEIGHTS);
-    let bytes = std::fs::read(&weights).with_context(|| weights.display().to_string())?;
-    let tensors = SafeTensors::deserialize(&bytes)?;
-    let parameters: usize =
-        tensors.iter().map(|(_, view)| view.shape().iter().product::<usize>()).sum();
-    let shapes = |features: &pathline::policy::config::Features| {
-        features.iter().map(|(key, f)| (key.clone(), json!(f.shape))).collect::<Map<_, _>>()
-    };
-    Ok(vec![
+    let signature = policy.signature();
+    let weights = Weights::open(path)?;
+    let mut report = vec![
         ("kind", json!("policy")),
         ("folder", json!(path)),
-        ("type", json!(config.kind)),
-        ("parameters", json!(parameters)),
-        ("model_bytes", json!(bytes.len())),
-        ("inputs", Value::Object(shapes(&config.input_features))),
-        ("outputs", Value::Object(shapes(&config.output_features))),
-        ("n_obs_steps", json!(config.n_obs_steps)),
-        ("horizon", json!(config.horizon)),
-        ("n_action_steps", json!(config.n_action_steps)),
-        ("fps", json!(config.fps)),
-        ("use_relative_actions", json!(config.use_relative_actions)),
-        ("solver", json!(solver)),
-        ("num_inference_steps", json!(steps)),
-        ("config", json!(policy.config())),
-    ])
+        ("type", json!(signature.kind)),
+        ("parameters", json!(weights.parameters())),
+        ("model_bytes", json!(weights.bytes())),
+    ];
+    let digests = weights.files().map(digest::sha256).collect::<pathline::Result<Vec<_>>>()?;
+    report.push(match digests.as_slice() {
+        [one] => ("sha256", json!(one)),
+        shards => ("sha256", json!(shards)),
+    });
+    let mut features = Map::new();
+    for (side, all) in [("in", &signature.input_features), ("out", &signature.output_features)] {
+        for (key, feature) in all {
+            let what = json!({
+                "io": side,
+                "type": feature.kind,
+                "shape": format!("{:?}", feature.shape),
+                "normalization": policy.processor().mode(key),
+            });
+            features.insert(key.clone(), what);
+        }
+    }
+    let newest = signature.first_row;
+    report.extend([
+        ("features", Value::Object(features)),
+        ("n_obs_steps", json!(signature.n_obs_steps)),
+        ("horizon", json!(signature.horizon)),
+        ("newest_row", json!(newest)),
+        ("n_action_steps", json!(signature.n_action_steps)),
+    ]);
+    if let Some(fps) = signature.fps {
+        report.push(("fps", json!(fps)));
+    }
+    if let Some(coefficient) = policy.config().temporal_ensemble_coeff() {
+        report.push(("temporal_ensemble_coeff", json!(coefficient)));
+    }
+    let solver = policy.solver(None, None)?;
+    report.extend([
+        ("use_relative_actions", json!(policy.processor().is_relative())),
+        ("solver", json!(solver.name)),
+        ("num_inference_steps", json!(solver.steps)),
+        ("evaluations", json!(solver.evaluations())),
+    ]);
+    if let Some(process) = policy.config().process()? {
+        report.push(("predicts", json!(process.target)));
+        report.push(("path", json!(process.path)));
+    }
+    report.push(("network", policy.config().network()));
+    Ok(report)
 }
 
 fn dataset(path: &Path) -> anyhow::Result<Report> {

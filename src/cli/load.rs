@@ -7,8 +7,12 @@ use pathline::device;
 use pathline::flow::Noise;
 use pathline::node::testing::ServoPolicy;
 use pathline::node::{Camera, ChunkPolicy, Picture, PolicyInfo, PolicyObs};
-use pathline::policy::{Policy, Solver};
+use pathline::policy::weights::Weights;
+use pathline::policy::{Policy, Solver, digest};
 use serde::Deserialize;
+
+/// Control rate of a policy that does not say one, Hz: PushT's.
+const DEFAULT_RATE: f64 = 10.0;
 
 /// A loaded policy with the solver that the user or its configuration chose.
 struct Loaded {
@@ -45,6 +49,7 @@ pub(crate) fn chunk_policy(
     folder: &Path,
     solver: Option<&str>,
     steps: Option<usize>,
+    fps: Option<f64>,
 ) -> anyhow::Result<Box<dyn ChunkPolicy>> {
     if folder == Path::new("servo") {
         return Ok(Box::new(ServoPolicy::pusht()));
@@ -53,6 +58,18 @@ pub(crate) fn chunk_policy(
     let solver = policy.solver(solver, steps)?;
     let config = policy.signature();
     let name = folder.file_name().unwrap_or(folder.as_os_str());
+    let rate = fps.or(config.fps).unwrap_or_else(|| {
+        tracing::warn!(
+            "{}: the folder does not say its control rate; {DEFAULT_RATE} Hz is assumed, --fps \
+             names another",
+            folder.display()
+        );
+        DEFAULT_RATE
+    });
+    let sha256 = match Weights::open(policy.folder())?.files().collect::<Vec<_>>().as_slice() {
+        [one] => Some(digest::sha256(one)?),
+        _ => None,
+    };
     let info = PolicyInfo {
         name: name.to_string_lossy().into_owned(),
         n_obs_steps: config.n_obs_steps,
@@ -71,8 +88,8 @@ pub(crate) fn chunk_policy(
             .collect(),
         nfe: solver.evaluations(),
         solver: solver.name.clone(),
-        fps: config.fps.unwrap_or(10.0),
-        sha256: None,
+        fps: rate,
+        sha256,
     };
     Ok(Box::new(Loaded { policy, solver, info }))
 }

@@ -26,7 +26,7 @@ Examples:
   pathline serve --policy policies/pusht-flow -l tcp/127.0.0.1:7450 --steps 4
   pathline serve --policy policies/pusht-flow -e tcp/10.0.0.5:7447     # join a zenoh router")]
 pub(crate) struct ServeArgs {
-    /// Policy folder; `servo` is a policy without a network, to try the wiring.
+    /// Policy folder, LeRobot's or Pathline's; `servo` is a policy without a network, to try the wiring.
     #[arg(long, value_name = "DIR", default_value = "policies/pusht-flow")]
     policy: PathBuf,
     /// Robot id, the second chunk of every key.
@@ -35,12 +35,16 @@ pub(crate) struct ServeArgs {
     /// Seed of the noise.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// euler, midpoint, heun, rk4, dopri5, ddim or dpmpp_2m; the policy's own if absent.
+    /// euler, midpoint, heun, rk4, dopri5, ddim or dpmpp_2m for a flow; ddpm, ddim or dpmpp_2m for a
+    /// diffusion; the policy's own if absent.
     #[arg(long, value_name = "NAME")]
     solver: Option<String>,
     /// Solver steps a chunk; the policy's own if absent.
     #[arg(long)]
     steps: Option<usize>,
+    /// Control rate of the policy, Hz; what its folder says if absent.
+    #[arg(long, value_name = "HZ")]
+    fps: Option<f64>,
     /// Print the last status as one JSON object at the end.
     #[arg(long)]
     json: bool,
@@ -50,7 +54,7 @@ pub(crate) struct ServeArgs {
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let stop = interrupt::stop_on_signal()?;
-    let policy = load::chunk_policy(&args.policy, args.solver.as_deref(), args.steps)?;
+    let policy = load::chunk_policy(&args.policy, args.solver.as_deref(), args.steps, args.fps)?;
     let bus = args.bus.to_config();
     let session = bus.open(Place::Hub)?;
     let options = ServeOptions { robot: args.robot.clone(), seed: args.seed, trace: None };

@@ -5,8 +5,10 @@
 //! where diffusers' `set_alpha_to_one` and a final sigma of zero lead.
 //!
 //! Names and values are diffusers' (`beta_schedule`, `trained_betas`, `rescale_betas_zero_snr`,
-//! `interpolation_type`). Tables are f64 here and f32 there. Latent diffusion's own "linear" is
-//! diffusers' `scaled_linear`.
+//! `interpolation_type`). Tables are f64 here and f32 there; `float32` makes ours as diffusers has
+//! them, for checkpoints that were trained and judged with its numbers: where β is near 1e-4, the
+//! coefficients of a DDPM step lose four digits in f32 (`1 − ᾱ_t/ᾱ_s`), and a chunk of 100 steps moves
+//! by 3e-4. Latent diffusion's own "linear" is diffusers' `scaled_linear`.
 
 use std::sync::Arc;
 
@@ -75,6 +77,9 @@ pub struct DiscreteConfig {
     pub rescale_betas_zero_snr: bool,
     /// What lies between whole times.
     pub interpolation_type: Interpolation,
+    /// Whether the table and the coefficients of a DDPM step are rounded to f32, as in diffusers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub float32: bool,
 }
 
 impl Default for DiscreteConfig {
@@ -87,6 +92,7 @@ impl Default for DiscreteConfig {
             trained_betas: None,
             rescale_betas_zero_snr: false,
             interpolation_type: Interpolation::LogLinear,
+            float32: false,
         }
     }
 }
@@ -144,6 +150,7 @@ impl Discrete {
                 return Err(Error::shape("trained_betas", [n], [betas.len()]));
             }
             Some(betas) => betas.clone(),
+            None if config.float32 => scheduled_f32(&config),
             None => scheduled(&config),
         };
         if let Some(beta) = betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
@@ -153,6 +160,11 @@ impl Discrete {
         let mut table: Vec<f64> = betas
             .iter()
             .map(|beta| {
+                if config.float32 {
+                    // torch's cumprod of f32 multiplies in f64 and rounds what it writes.
+                    product *= f64::from(1.0 - *beta as f32);
+                    return f64::from(product as f32);
+                }
                 product *= 1.0 - beta;
                 product
             })
@@ -171,6 +183,23 @@ impl Discrete {
             return Err(Error::range("beta", expected, 0.0));
         }
         Ok(Self { config, alphas_cumprod: table.into() })
+    }
+
+    /// diffusers' coefficients of a DDPM step between two whole times, every operation in f32: of the
+    /// data, of the state and of fresh noise. None where the table is not `float32`, or between times.
+    ///
+    /// Source: diffusers `schedulers/scheduling_ddpm.py`, `step` and `_get_variance` (`fixed_small`).
+    pub fn ddpm_step(&self, from: f64, to: f64) -> Option<[f64; 3]> {
+        let whole = |t: f64| (t >= 0.0 && t.fract() == 0.0).then_some(t as usize);
+        let here = *self.alphas_cumprod.get(whole(from)?).filter(|_| self.config.float32)? as f32;
+        let there = if to < 0.0 { 1.0 } else { *self.alphas_cumprod.get(whole(to)?)? as f32 };
+        let alpha = here / there;
+        let (beta, noise, noise_there) = (1.0 - alpha, 1.0 - here, 1.0 - there);
+        let data = there.sqrt() * beta / noise;
+        let state = alpha.sqrt() * noise_there / noise;
+        let variance = (noise_there / noise * beta).max(1e-20);
+        let fresh = if from > 0.0 { variance.sqrt() } else { 0.0 };
+        Some([data, state, fresh].map(f64::from))
     }
 
     /// The table's `ᾱ`, one per training step.
@@ -267,6 +296,40 @@ enum Rule {
     Linear,
     Log,
     Angle,
+}
+
+/// As `scheduled`, with torch's f32 arithmetic.
+fn scheduled_f32(config: &DiscreteConfig) -> Vec<f64> {
+    let n = config.num_train_timesteps;
+    // torch.linspace counts from both ends.
+    let linspace = |from: f32, to: f32| -> Vec<f32> {
+        let step = (to - from) / (n.max(2) - 1) as f32;
+        let at = |i: usize| {
+            if i < n / 2 {
+                step.mul_add(i as f32, from)
+            } else {
+                (-step).mul_add((n - i - 1) as f32, to)
+            }
+        };
+        (0..n).map(at).collect()
+    };
+    let (from, to) = (config.beta_start as f32, config.beta_end as f32);
+    let betas: Vec<f32> = match config.beta_schedule {
+        BetaSchedule::Linear => linspace(from, to),
+        BetaSchedule::ScaledLinear => {
+            let root = |beta: f64| beta.sqrt() as f32;
+            let roots = linspace(root(config.beta_start), root(config.beta_end));
+            roots.into_iter().map(|root| root * root).collect()
+        }
+        BetaSchedule::Sigmoid => {
+            let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+            let width = (config.beta_end - config.beta_start) as f32;
+            linspace(-6.0, 6.0).into_iter().map(|x| sigmoid(x) * width + from).collect()
+        }
+        // Python's own floats, rounded at the end.
+        BetaSchedule::SquaredcosCapV2 => scheduled(config).into_iter().map(|b| b as f32).collect(),
+    };
+    betas.into_iter().map(f64::from).collect()
 }
 
 fn scheduled(config: &DiscreteConfig) -> Vec<f64> {

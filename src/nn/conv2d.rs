@@ -12,21 +12,16 @@
 //! y[o, i, j] = bias[o] + Σ weight[o, c, u, v]·x[c, i·stride + u·dilation − padding, j·stride + v·dilation − padding]
 //! ```
 
-use candle_core::{
-    CpuStorage, CustomOp1, Layout, Result as TensorResult, Shape, Tensor, WithDType,
-};
+use candle_core::{Result as TensorResult, Tensor};
 use candle_nn::{Init, VarBuilder};
-use rayon::prelude::*;
 
+use super::gather::Gather;
 use super::product::Weight;
 use crate::{Error, Result};
 
 /// So many numbers are gathered at a time, or one line of the output if that is more. With a quarter
 /// of it a ResNet takes a tenth longer, with four times as many nothing is won.
 const GATHERED: usize = 1 << 20;
-
-/// From so many numbers on, the threads share the work.
-const SHARED: usize = 1 << 18;
 
 /// How the kernel goes over the picture, alike in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,141 +182,4 @@ impl Conv2d {
 /// `[out, input, kernel, kernel]` with the inputs last, as a gathered row has them.
 fn as_gathered(weight: &Tensor) -> TensorResult<Tensor> {
     weight.permute((0, 2, 3, 1))?.contiguous()
-}
-
-/// `[b, h, w, c]` to the rows `[count·w', kernel·kernel·c]` of `count` lines of the output.
-#[derive(Clone, Copy)]
-struct Gather {
-    kernel: usize,
-    geometry: Geometry,
-    /// Lines and columns of the output.
-    output: [usize; 2],
-    /// The first line, counted over all pictures.
-    first: usize,
-    count: usize,
-}
-
-impl Gather {
-    /// Calls `run(to, from, length)` for every run of numbers that lie side by side both in the row
-    /// (`to`, from the beginning of the line) and in the picture (`from`).
-    fn runs(
-        &self,
-        [height, width, c]: [usize; 3],
-        line: usize,
-        mut run: impl FnMut(usize, usize, usize),
-    ) {
-        let Geometry { stride, padding, dilation } = self.geometry;
-        let k = self.kernel;
-        // Taps that are neighbours in the picture go together.
-        let (together, apart) = if dilation == 1 { (k, 1) } else { (1, k) };
-        for (column, u) in (0..self.output[1]).flat_map(|column| (0..k).map(move |u| (column, u))) {
-            let y = line * stride + u * dilation;
-            if y < padding || y >= height + padding {
-                continue;
-            }
-            for v in 0..apart {
-                // Pixels of the padded picture, from `start`; those between padding and width exist.
-                let start = column * stride + v * dilation;
-                let (from, to) = (start.max(padding), (start + together).min(width + padding));
-                if from < to {
-                    let tap = (column * k + u) * k + v + (from - start);
-                    let pixel = (y - padding) * width + from - padding;
-                    run(tap * c, pixel * c, (to - from) * c);
-                }
-            }
-        }
-    }
-
-    fn line_length(&self, channels: usize) -> usize {
-        self.output[1] * self.kernel * self.kernel * channels
-    }
-
-    fn gather<T: WithDType>(&self, x: &[T], [height, width, c]: [usize; 3]) -> Vec<T> {
-        let line_length = self.line_length(c);
-        let mut rows = vec![T::zero(); self.count * line_length];
-        let gather = |(i, row): (usize, &mut [T])| {
-            let (picture, line) =
-                ((self.first + i) / self.output[0], (self.first + i) % self.output[0]);
-            let x = &x[picture * height * width * c..];
-            self.runs([height, width, c], line, |to, from, length| {
-                row[to..to + length].copy_from_slice(&x[from..from + length]);
-            });
-        };
-        if rows.len() < SHARED {
-            rows.chunks_mut(line_length).enumerate().for_each(gather);
-        } else {
-            rows.par_chunks_mut(line_length).enumerate().for_each(gather);
-        }
-        rows
-    }
-
-    /// The transposed of [`Self::gather`]: adds the rows to where they came from.
-    fn scatter<T: WithDType>(&self, rows: &[T], [b, height, width, c]: [usize; 4]) -> Vec<T> {
-        let line_length = self.line_length(c);
-        let mut x = vec![T::zero(); b * height * width * c];
-        x.par_chunks_mut(height * width * c).enumerate().for_each(|(picture, x)| {
-            let begin = picture * self.output[0];
-            let from = begin.max(self.first);
-            let to = (begin + self.output[0]).min(self.first + self.count);
-            for line in from..to {
-                let row = &rows[(line - self.first) * line_length..];
-                self.runs([height, width, c], line - begin, |to, from, length| {
-                    let sums = x[from..from + length].iter_mut();
-                    sums.zip(&row[to..to + length]).for_each(|(x, &g)| *x += g);
-                });
-            }
-        });
-        x
-    }
-}
-
-impl CustomOp1 for Gather {
-    fn name(&self) -> &'static str {
-        "conv2d-gather"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> TensorResult<(CpuStorage, Shape)> {
-        let (_, height, width, c) = layout.shape().dims4()?;
-        let size = [height, width, c];
-        let rows = match storage {
-            CpuStorage::F32(x) => CpuStorage::F32(self.gather(part(x, layout)?, size)),
-            CpuStorage::F64(x) => CpuStorage::F64(self.gather(part(x, layout)?, size)),
-            _ => candle_core::bail!("conv2d: expected f32 or f64"),
-        };
-        Ok((rows, (self.count * self.output[1], self.kernel * self.kernel * c).into()))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> TensorResult<Option<Tensor>> {
-        let scatter = Scatter { gather: *self, size: x.dims4()?.into() };
-        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&scatter)?))
-    }
-}
-
-struct Scatter {
-    gather: Gather,
-    size: [usize; 4],
-}
-
-impl CustomOp1 for Scatter {
-    fn name(&self) -> &'static str {
-        "conv2d-scatter"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> TensorResult<(CpuStorage, Shape)> {
-        let x = match storage {
-            CpuStorage::F32(g) => CpuStorage::F32(self.gather.scatter(part(g, layout)?, self.size)),
-            CpuStorage::F64(g) => CpuStorage::F64(self.gather.scatter(part(g, layout)?, self.size)),
-            _ => candle_core::bail!("conv2d: expected f32 or f64"),
-        };
-        let [b, height, width, c] = self.size;
-        Ok((x, (b, height, width, c).into()))
-    }
-}
-
-/// The numbers of a contiguous tensor.
-pub(super) fn part<'a, T: WithDType>(data: &'a [T], layout: &Layout) -> TensorResult<&'a [T]> {
-    match layout.contiguous_offsets().and_then(|(from, to)| data.get(from..to)) {
-        Some(part) => Ok(part),
-        None => candle_core::bail!("expected a contiguous tensor"),
-    }
 }

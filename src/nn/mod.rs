@@ -17,6 +17,7 @@ pub mod conv;
 pub mod conv2d;
 pub mod dense;
 pub mod embed;
+mod gather;
 pub mod linear;
 pub mod mlp;
 pub mod norm;

@@ -8,7 +8,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result as TensorResult, Shape, Tensor};
 
-use super::conv2d::part;
+use super::gather::part;
 use crate::{Error, Result};
 
 /// `x` `[b, c, h, w]` in f32 to `[b, c, height, width]`; a picture that has this size is returned as

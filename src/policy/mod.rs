@@ -99,6 +99,7 @@ impl Policy {
         let weights = weights.rename(of_the_network)?;
         let net = weights.load(device, |vb| Net::load(&config, vb))?;
         let mut policy = Self::from_parts(config, processor, net, device.clone())?;
+        policy.signature.fps = policy.signature.fps.or_else(|| training_rate(&folder));
         policy.folder = folder;
         Ok(policy)
     }
@@ -294,6 +295,14 @@ impl Policy {
         }
         self.processor.inputs(history)
     }
+}
+
+/// The rate of the environment that LeRobot trained in, where `train_config.json` says one.
+fn training_rate(folder: &Path) -> Option<f64> {
+    let text = folder::read_text(&folder.join("train_config.json"), folder::MAX_TEXT).ok()?;
+    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let fps = config.get("env")?.get("fps")?.as_f64()?;
+    (fps.is_finite() && fps > 0.0).then_some(fps)
 }
 
 /// The statistics that LeRobot before 0.4 kept among the weights.

@@ -110,6 +110,17 @@ impl Step {
         })
     }
 
+    /// diffusers' own DDPM step on a table that is rounded as diffusers has it.
+    fn of_table(path: &Path, from: &Coef, times: &[f64], noising: Noising) -> Option<Self> {
+        let Path::Discrete(table) = path else { return None };
+        let [data, state, fresh] = match noising {
+            Noising::Eta(1.0) => table.ddpm_step(times[0], times[1])?,
+            _ => return None,
+        };
+        // The state is α·data + σ·noise.
+        Some(Self { data: data + state * from.alpha, noise: state * from.sigma, fresh })
+    }
+
     /// The next state, from the estimate at the last one and fresh noise.
     ///
     /// # Errors
@@ -161,8 +172,14 @@ pub fn transfer(
     noising.validate()?;
     grid::validate_on(grid, path)?;
     let coefs: Vec<Coef> = grid.iter().map(|t| path.at(*t)).collect();
-    let steps: Vec<Step> =
-        coefs.windows(2).map(|w| Step::new(&w[0], &w[1], noising)).collect::<Result<_>>()?;
+    let steps: Vec<Step> = coefs
+        .windows(2)
+        .zip(grid.windows(2))
+        .map(|(coefs, times)| match Step::of_table(path, &coefs[0], times, noising) {
+            Some(step) => Ok(step),
+            None => Step::new(&coefs[0], &coefs[1], noising),
+        })
+        .collect::<Result<_>>()?;
     walk(x, grid, observer, &mut |i, x| {
         let estimate = denoiser(x, grid[i])?;
         let z = if steps[i].fresh > 0.0 { Some(draw(i, x)?) } else { None };

@@ -158,7 +158,7 @@ pub fn check_task(policy: &Policy) -> Result<()> {
 const CAMERA: (&str, [usize; 3]) = ("observation.image", [3, 96, 96]);
 
 /// The observation of `env` with the features that `policy` looks at.
-fn seen(policy: &Policy, env: &PushT) -> Observation {
+pub fn seen(policy: &Policy, env: &PushT) -> Observation {
     if policy.signature().cameras().next().is_some() {
         observation_with_picture(env)
     } else {

@@ -8,6 +8,8 @@
 //! The scripts in tests/golden have the same in Python, to the bit. Sources: Fowler, Noll, Vo; Steele,
 //! Lea, Flood 2014.
 
+#![allow(dead_code, reason = "a test need not use all of it")]
+
 use candle_core::{Device, Tensor};
 
 /// Element `i` of the tensor `name`.

@@ -408,6 +408,7 @@ impl DiffusionConfig {
             beta_start: self.beta_start,
             beta_end: self.beta_end,
             beta_schedule: self.beta_schedule,
+            float32: true,
             ..DiscreteConfig::default()
         })
     }

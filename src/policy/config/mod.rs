@@ -111,7 +111,8 @@ pub struct Signature {
     pub first_row: usize,
     /// Number of actions executed before the next chunk.
     pub n_action_steps: usize,
-    /// Control rate that the policy was trained at, Hz; LeRobot's folders do not always say.
+    /// Control rate that the policy was trained at, Hz. LeRobot's folders say it in
+    /// `train_config.json`, where the policy was trained in an environment.
     pub fps: Option<f64>,
     /// Inputs by LeRobot's feature key.
     pub input_features: Features,
@@ -248,6 +249,26 @@ impl PolicyConfig {
         match self {
             Self::Flow(_) | Self::Act(_) => true,
             Self::Diffusion(config) => config.do_mask_loss_for_padding,
+        }
+    }
+
+    /// The sizes of the network, for people.
+    pub fn network(&self) -> serde_json::Value {
+        match self {
+            Self::Flow(config) => serde_json::json!(config.network),
+            Self::Diffusion(config) => serde_json::json!({
+                "vision_backbone": config.cameras().map(|_| &config.vision_backbone),
+                "cameras": config.cameras().map_or(0, |(count, _)| count),
+                "seen": config.cameras().map(|(_, seen)| seen),
+                "unet1d": config.unet(),
+            }),
+            Self::Act(config) => serde_json::json!({
+                "vision_backbone": config.cameras().next().map(|_| &config.vision_backbone),
+                "dim_model": config.dim_model,
+                "n_heads": config.n_heads,
+                "n_encoder_layers": config.n_encoder_layers,
+                "n_decoder_layers": config.n_decoder_layers,
+            }),
         }
     }
 

@@ -60,8 +60,8 @@ impl Processor {
         let wanted = self.features.iter().filter(|(_, f)| f.kind != FeatureType::Language);
         let mut inputs = Vec::with_capacity(self.features.len());
         for (key, feature) in wanted {
-            let size: usize = feature.shape.iter().product();
-            let mut data = Vec::with_capacity(history.len() * size);
+            // Grows as observations turn out to fit: nothing is taken for a shape alone.
+            let mut data = Vec::new();
             for observation in history {
                 match feature.kind {
                     FeatureType::Visual => self.picture(key, feature, observation, &mut data)?,

@@ -31,7 +31,7 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
-use super::config::{ACTION, FeatureType, Features, STATE, Signature};
+use super::config::{ACTION, FeatureType, Features, NormalizationMode, STATE, Signature};
 use crate::{Error, Result};
 pub use inputs::{Input, Inputs};
 pub use normalize::{Affine, Edge, Rule};
@@ -44,6 +44,8 @@ pub use write::save;
 pub const PREPROCESSOR: &str = "policy_preprocessor.json";
 /// File name of the postprocessor.
 pub const POSTPROCESSOR: &str = "policy_postprocessor.json";
+/// Longest side of a picture.
+const MAX_SIDE: usize = 1 << 13;
 
 /// Everything between raw units and the network.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,14 +130,16 @@ impl Processor {
     fn empty(want: &Signature) -> Result<Self> {
         for (key, feature) in &want.input_features {
             let fits = match (feature.kind, feature.shape.as_slice()) {
-                (FeatureType::Visual, &[channels, h, w]) => channels == 3 && h > 0 && w > 0,
+                (FeatureType::Visual, &[channels, h, w]) => {
+                    channels == 3 && (1..=MAX_SIDE).contains(&h) && (1..=MAX_SIDE).contains(&w)
+                }
                 (FeatureType::Visual, _) => false,
                 (_, shape) => shape.len() == 1,
             };
             if !fits {
-                let expected = "[D], or [3, height, width] for a camera";
                 return Err(Error::Invalid(format!(
-                    "{key}: expected shape {expected}, got {:?}",
+                    "{key}: expected shape [D], or for a camera [3, height, width] with sides up to \
+                     {MAX_SIDE}, got {:?}",
                     feature.shape
                 )));
             }
@@ -149,6 +153,15 @@ impl Processor {
             rename: BTreeMap::new(),
             action_dim: want.action_dim(),
         })
+    }
+
+    /// How the feature `key` is normalised, input or action.
+    pub fn mode(&self, key: &str) -> NormalizationMode {
+        match self.inputs.get(key) {
+            Some(map) => map.mode(),
+            None if key == ACTION => self.action.mode(),
+            None => NormalizationMode::Identity,
+        }
     }
 
     /// Whether actions are relative to the newest state, in any dimension.

@@ -297,7 +297,7 @@ fn an_observation_that_does_not_fit_is_one_error_that_names_the_feature() {
 
 #[test]
 fn a_camera_that_is_none_is_an_error() {
-    for shape in [vec![1, 2, 4], vec![3, 2], vec![3, 0, 4]] {
+    for shape in [vec![1, 2, 4], vec![3, 2], vec![3, 0, 4], vec![3, usize::MAX, 4]] {
         let mut want = want();
         want.input_features[TOP].shape = shape;
         let error = Processor::new(&want, &stats()).unwrap_err().to_string();

@@ -15,16 +15,18 @@ import logging
 import math
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 import diffusers.schedulers.scheduling_ddpm as scheduling_ddpm
 import numpy as np
 import torch
+from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.utils import populate_queues
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 PACKAGES = ["lerobot", "torch", "torchvision", "diffusers", "numpy", "safetensors"]
 STATE, ENV, ACTION, IMAGES = (
@@ -164,7 +166,8 @@ def statistics(cfg, rng, constant=()):
 
 
 def observations(cfg, stats, rng, count):
-    """Raw observations: vectors near and a little outside the statistics, pictures of stripes and noise."""
+    """Raw observations: vectors near and a little outside the statistics' min and max, pictures of
+    stripes and noise."""
     out = {}
     for key, feature in cfg.input_features.items():
         if feature.type is FeatureType.VISUAL:
@@ -227,10 +230,9 @@ class Reference:
         compiled = case.pop("compile_model", False)
         self.rng = np.random.default_rng(seed)
         self.config = config(case)
-        self.policy = DiffusionPolicy(self.config).eval()
         self.stats = statistics(self.config, self.rng, constant)
-        self.pre, self.post = make_pre_post_processors(self.config, dataset_stats=self.stats)
-        self.vision = bool(self.config.image_features)
+        processors = make_pre_post_processors(self.config, dataset_stats=self.stats)
+        self._take(DiffusionPolicy(self.config).eval(), *processors)
         raw = observations(self.config, self.stats, self.rng, self.config.n_obs_steps)
         factors = {}
         adjust = lambda name: next((f for part, f in factors.items() if part in name), 1.0)
@@ -247,16 +249,38 @@ class Reference:
                 factors["pool.nets.weight"] = 0.8 / (self.logit_spread(raw) or 0.8)
                 entries, literal = fill(self.policy, salt, adjust)
         self.raw, self.entries, self.literal = raw, entries, literal
-        shape = (self.config.horizon, self.config.action_feature.shape[0])
-        self.noise = torch.from_numpy(self.rng.standard_normal(shape).astype(np.float32))
-        self.steps = self.policy.diffusion.num_inference_steps
-        self.ddpm = self.config.noise_scheduler_type == "DDPM"
-        self.step_noise = torch.from_numpy(
-            self.rng.standard_normal((self.steps, *shape)).astype(np.float32)) if self.ddpm else None
+        self.noise, self.step_noise = self.draw(self.rng)
         self.compiled = compiled
+
+    @classmethod
+    def load(cls, folder):
+        """A folder's policy and processors, as LeRobot loads them."""
+        self = cls.__new__(cls)
+        self.config = PreTrainedConfig.from_pretrained(folder)
+        if self.config.compile_model:  # the same network, without a compiler
+            self.config.compile_model = False
+            policy = DiffusionPolicy(self.config).eval()
+            weights = load_file(Path(folder) / "model.safetensors")
+            policy.load_state_dict({plain(name): tensor for name, tensor in weights.items()})
+        else:
+            policy = DiffusionPolicy.from_pretrained(folder, config=self.config, strict=True)
+        self._take(policy, *make_pre_post_processors(self.config, pretrained_path=str(folder)))
+        return self
+
+    def _take(self, policy, pre, post):
+        self.policy, self.pre, self.post = policy, pre, post
+        self.vision = bool(self.config.image_features)
+        self.ddpm = self.config.noise_scheduler_type == "DDPM"
         # LeRobot's sinusoids are f32 whatever the network is; `golden` runs the network in f64 as well.
         encoder = self.policy.diffusion.unet.diffusion_step_encoder
         encoder[0].register_forward_hook(lambda module, args, out: out.to(encoder[1].weight.dtype))
+
+    def draw(self, rng):
+        """`noise` [horizon, D] and, for DDPM, `step_noise` [steps, horizon, D]."""
+        shape = (self.config.horizon, self.config.action_feature.shape[0])
+        normal = lambda *shape: torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+        steps = self.policy.diffusion.num_inference_steps
+        return normal(*shape), normal(steps, *shape) if self.ddpm else None
 
     def encoders(self):
         encoder = self.policy.diffusion.rgb_encoder
