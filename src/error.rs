@@ -120,9 +120,19 @@ impl Error {
         Self::Io { path: path.into(), source }
     }
 
-    /// A configuration error that names its file.
+    /// A configuration error that names its file. The message may quote the file: control characters
+    /// other than line feeds are escaped, since a terminal would obey them.
     pub fn config(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        Self::Config { path: path.into(), message: message.into() }
+        let obeyed = |c: char| c.is_control() && c != '\n';
+        let mut message = message.into();
+        if message.contains(obeyed) {
+            let escaped = message.chars().map(|c| match c {
+                c if obeyed(c) => c.escape_default().to_string(),
+                c => c.to_string(),
+            });
+            message = escaped.collect();
+        }
+        Self::Config { path: path.into(), message }
     }
 
     /// A number outside its range.

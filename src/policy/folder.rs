@@ -22,7 +22,7 @@ use crate::tensors::header::shown;
 use crate::{Error, Result};
 
 /// The most bytes of a JSON file of a policy.
-pub const MAX_TEXT: u64 = 4_000_000;
+pub const MAX_TEXT: u64 = 1_000_000;
 
 const PRETRAINED_MODEL: &str = "pretrained_model";
 const CHECKPOINTS: &str = "checkpoints";

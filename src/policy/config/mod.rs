@@ -7,6 +7,7 @@
 pub mod act;
 pub mod diffusion;
 pub mod flow;
+mod key;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -181,13 +182,13 @@ impl PolicyConfig {
             #[serde(rename = "type", default)]
             kind: Option<String>,
         }
-        let invalid = |e: serde_json::Error| Error::Invalid(e.to_string());
         let kind = serde_json::from_str::<Kind>(text)
             .map_err(|e| Error::Invalid(format!("not JSON: {e}")))?
             .kind;
         let config = match kind.as_deref() {
             Some(FlowConfig::TYPE | DiffusionConfig::TYPE | ActConfig::TYPE) => {
-                serde_json::from_str(text).map_err(invalid)?
+                serde_json::from_str(text)
+                    .map_err(|e| Error::Invalid(key::named::<Self>(text, &e)))?
             }
             other => {
                 return Err(Error::Invalid(format!(
