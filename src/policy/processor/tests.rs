@@ -142,8 +142,8 @@ fn a_hostile_pipeline_is_one_error_that_names_file_and_step() {
                 s.extend((0..10_000).map(|_| json!({"registry_name": "to_batch_processor"})))
             });
         }),
-        (&[PREPROCESSOR, "1048576"], |d| {
-            fs::write(d.join(PREPROCESSOR), " ".repeat(1 << 21)).unwrap();
+        (&[PREPROCESSOR, "4000000", "4194304"], |d| {
+            fs::write(d.join(PREPROCESSOR), " ".repeat(1 << 22)).unwrap();
         }),
         (&[PREPROCESSOR, "not JSON", "recursion"], |d| {
             fs::write(d.join(PREPROCESSOR), "[".repeat(100_000)).unwrap();
