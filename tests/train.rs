@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use pathline::device;
 use pathline::policy::Policy;
+use pathline::tensors::header::Header;
 use pathline::train::checkpoint;
 use pathline::train::recipe::Recipe;
 use pathline::train::run::train;
@@ -177,4 +178,54 @@ fn impossible_recipes_are_refused_by_name() {
     }
     let missing = Recipe::load(&dir.path().join("none.toml"), &[]).unwrap_err().to_string();
     assert!(missing.contains("none.toml"), "{missing}");
+}
+
+/// LeRobot's DiffusionPolicy from the same trainer, as a diffusion and as a flow: the folder holds what
+/// LeRobot writes, and the same network.
+#[test]
+fn a_diffusion_policy_is_trained_for_either_objective() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = dir.path().join("recipe.toml");
+    std::fs::write(&recipe, include_str!("data/tiny-diffusion.toml")).unwrap();
+    let mut names = Vec::new();
+    for (objective, solver, nfe) in [("diffusion", "ddpm", 10), ("flow", "euler", 10)] {
+        let more = format!("policy.objective={objective}");
+        let recipe = load(dir.path(), &recipe, objective, &[&more]);
+        train(&recipe, false, &AtomicBool::new(false), &device::cpu()).unwrap();
+        let folder = dir.path().join(objective).join("checkpoints/last/pretrained_model");
+        let policy = Policy::load(&folder, &device::cpu()).unwrap();
+        let signature = policy.signature();
+        assert_eq!((signature.kind, signature.first_row, signature.rows()), ("diffusion", 1, 7));
+        let own = policy.solver(None, None).unwrap();
+        assert_eq!((own.name.as_str(), own.evaluations()), (solver, nfe));
+        let history = vec![pathline::train::eval::observation(&PushT::reset(0)); 2];
+        let draws = policy.draws(&pathline::flow::Noise::new(0), &[0], 0, &own);
+        let chunks = policy.infer(&[&history], draws, &own).unwrap();
+        assert_eq!((chunks.actions.len(), chunks.normalized.len()), (14, 16));
+        let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+        // LeRobot refuses a field that it does not know, and so a flow; a diffusion has none.
+        assert_eq!(config.contains("objective"), objective == "flow");
+        let mut files: Vec<String> = std::fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        assert_eq!(
+            files,
+            [
+                "config.json",
+                "model.safetensors",
+                "policy_postprocessor.json",
+                "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
+                "policy_preprocessor.json",
+                "policy_preprocessor_step_3_normalizer_processor.safetensors",
+                "recipe.toml",
+            ]
+        );
+        let header = Header::read(&folder.join("model.safetensors")).unwrap();
+        let shapes: Vec<_> = header.entries.into_iter().map(|e| (e.name, e.shape)).collect();
+        assert!(shapes.iter().all(|(name, _)| name.starts_with("diffusion.unet.")));
+        names.push(shapes);
+    }
+    assert_eq!(names[0], names[1], "one network for both");
 }

@@ -93,8 +93,14 @@ impl Policy {
         let config = PolicyConfig::load(&folder.join(CONFIG))?;
         let signature = config.signature();
         let weights = Weights::open(&folder)?;
-        let statistics = statistics_inside(&weights, &signature)?;
-        let processor = Processor::load(&folder, &signature, Some(&statistics))?;
+        let has_pipelines = [processor::PREPROCESSOR, processor::POSTPROCESSOR]
+            .iter()
+            .any(|file| folder.join(file).exists());
+        let statistics = match has_pipelines {
+            true => None,
+            false => Some(statistics_inside(&weights, &signature)?),
+        };
+        let processor = Processor::load(&folder, &signature, statistics.as_ref())?;
         let of_the_network = |name: &str| (!legacy::is_statistic(name)).then(|| name.to_owned());
         let weights = weights.rename(of_the_network)?;
         let net = weights.load(device, |vb| Net::load(&config, vb))?;

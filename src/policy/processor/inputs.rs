@@ -51,12 +51,9 @@ impl Processor {
     /// A history of observations, oldest first. Features of a task in words are left out.
     ///
     /// # Errors
-    /// When an observation lacks a feature, has another shape, a camera that no feature is for, or
-    /// a number that is not finite. The error names the feature.
+    /// When an observation lacks a feature, has another shape, or a number that is not finite. The
+    /// error names the feature. What no feature is for is not looked at: a robot says what it has.
     pub fn inputs(&self, history: &[PolicyObs]) -> Result<Inputs> {
-        for observation in history {
-            self.check_keys(observation)?;
-        }
         let wanted = self.features.iter().filter(|(_, f)| f.kind != FeatureType::Language);
         let mut inputs = Vec::with_capacity(self.features.len());
         for (key, feature) in wanted {
@@ -94,32 +91,6 @@ impl Processor {
     }
 
     /// Everything that the observation holds is of a feature, of one each.
-    fn check_keys(&self, observation: &PolicyObs) -> Result<()> {
-        for (raw, values) in
-            [(STATE, &observation.state), (ENVIRONMENT_STATE, &observation.environment_state)]
-        {
-            if !values.is_empty() && !self.features.contains_key(self.renamed(raw)) {
-                let reason = format!("{raw}: expected 0 values, got {}", values.len());
-                return Err(Error::Rejected { reason });
-            }
-        }
-        let cameras: Vec<&str> = self
-            .features
-            .iter()
-            .filter(|(_, feature)| feature.kind == FeatureType::Visual)
-            .map(|(key, _)| key.as_str())
-            .collect();
-        for picture in &observation.images {
-            if !cameras.iter().any(|key| self.is_of(picture, key)) {
-                let expected =
-                    if cameras.is_empty() { "no camera".into() } else { cameras.join(", ") };
-                let reason = format!("camera {:?}: expected {expected}, got it too", picture.name);
-                return Err(Error::Rejected { reason });
-            }
-        }
-        Ok(())
-    }
-
     fn vector(
         &self,
         key: &str,

@@ -17,8 +17,6 @@ use super::normalize::EPS;
 use crate::policy::config::{Features, NormalizationMapping};
 use crate::{Error, Result};
 
-/// Longest pipeline file, bytes.
-const MAX_FILE: u64 = 1 << 20;
 /// Most steps of a pipeline; LeRobot's longest have nine.
 const MAX_STEPS: usize = 64;
 /// The one step of LeRobot that has no registry name.
@@ -329,7 +327,7 @@ impl Pipeline {
     /// # Errors
     /// One error that names the file, the step and the key.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = crate::policy::folder::read_text(path, MAX_FILE)?;
+        let text = crate::policy::folder::read_text(path, crate::policy::folder::MAX_TEXT)?;
         Self::parse(path, &text)
     }
 
