@@ -142,7 +142,7 @@ fn a_hostile_pipeline_is_one_error_that_names_file_and_step() {
                 s.extend((0..10_000).map(|_| json!({"registry_name": "to_batch_processor"})))
             });
         }),
-        (&[PREPROCESSOR, "4000000", "4194304"], |d| {
+        (&[PREPROCESSOR, "1000000", "4194304"], |d| {
             fs::write(d.join(PREPROCESSOR), " ".repeat(1 << 22)).unwrap();
         }),
         (&[PREPROCESSOR, "not JSON", "recursion"], |d| {
@@ -276,7 +276,7 @@ fn an_observation_that_does_not_fit_is_one_error_that_names_the_feature() {
         (&[STATE, "not finite"], |o| o.state[0] = f32::NAN),
         (&[STATE, "after normalising"], |o| o.state[0] = f32::MAX),
         (&[TOP, "2 x 4", "no picture"], |o| o.images.clear()),
-        (&[TOP, "2 x 4", "no picture"], |o| o.images[0].name = "side".into()),
+        (&[TOP, "2 x 4", "got side"], |o| o.images[0].name = "side".into()),
         (&[TOP, "got two"], |o| o.images.push(o.images[0].clone())),
         (&[TOP, "2 x 4", "4 x 2"], |o| (o.images[0].height, o.images[0].width) = (4, 2)),
         (&[TOP, "24 bytes", "got 23"], |o| o.images[0].data.truncate(23)),
