@@ -121,7 +121,7 @@ fn compare(what: &str, got: &[f32], want: &[f32]) -> usize {
     let gap = |(a, b): (&f32, &f32)| (a - b).abs() / b.abs().max(1.0);
     let error = got.iter().zip(want).map(gap).fold(0.0, f32::max);
     let other = got.iter().zip(want).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-    println!("{what}: {other} of {} not the same bits, largest error {error:e}", got.len());
+    eprintln!("{what}: {other} of {} not the same bits, largest error {error:e}", got.len());
     other
 }
 

@@ -245,7 +245,9 @@ fn resizing() {
         let (h, w) = text.split_once('x').unwrap();
         [h.parse().unwrap(), w.parse().unwrap()]
     };
-    for (key, wanted) in &golden {
+    let mut sorted: Vec<_> = golden.iter().collect();
+    sorted.sort_by_key(|(key, _)| *key);
+    for (key, wanted) in sorted {
         let Some((from, to)) = key.strip_prefix("resize/").and_then(|sizes| sizes.split_once('/'))
         else {
             continue;

@@ -36,27 +36,31 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
         let map = report.into_iter().map(|(key, value)| (key.to_owned(), value));
         println!("{}", Value::Object(map.collect()));
     } else {
-        report.iter().for_each(|(key, value)| print_entry(key, value, 0));
+        report.iter().for_each(|(key, value)| print_entry(key, value, 0, KEY_WIDTH));
     }
     Ok(())
 }
+
+/// Columns of the keys.
+const KEY_WIDTH: usize = 20;
 
 /// Entries in the order in which people read them.
 type Report = Vec<(&'static str, Value)>;
 
 /// One line an entry; what an object or a list of objects holds is indented below its key.
-fn print_entry(key: &str, value: &Value, depth: usize) {
+fn print_entry(key: &str, value: &Value, depth: usize, width: usize) {
     let indent = 2 * depth;
     match value {
         Value::Object(map) if !map.is_empty() => {
             println!("{:indent$}{key}", "");
-            map.iter().for_each(|(key, value)| print_entry(key, value, depth + 1));
+            let width = map.keys().map(String::len).fold(KEY_WIDTH - 2, usize::max);
+            map.iter().for_each(|(key, value)| print_entry(key, value, depth + 1, width));
         }
         Value::Array(rows) if rows.iter().any(|row| row.is_object() || row.is_string()) => {
             println!("{:indent$}{key}", "");
             rows.iter().for_each(|row| println!("{:indent$}  {}", "", row_text(row)));
         }
-        _ => println!("{:indent$}{key:20} {}", "", plain(value)),
+        _ => println!("{:indent$}{key:width$} {}", "", plain(value)),
     }
 }
 
@@ -86,7 +90,7 @@ fn policy(path: &Path) -> anyhow::Result<Report> {
         ("kind", json!("policy")),
         ("folder", json!(path)),
         ("type", json!(signature.kind)),
-        ("parameters", json!(weights.parameters())),
+        ("parameters", json!(parameters(&weights, signature.kind))),
         ("model_bytes", json!(weights.bytes())),
     ];
     let digests = weights.files().map(digest::sha256).collect::<pathline::Result<Vec<_>>>()?;
@@ -128,6 +132,20 @@ fn policy(path: &Path) -> anyhow::Result<Report> {
     }
     report.push(("network", policy.config().network()));
     Ok(report)
+}
+
+/// What LeRobot counts: tensors that are learned, without grids, running statistics and the frozen
+/// normalisation of ACT's backbone.
+fn parameters(weights: &Weights, kind: &str) -> usize {
+    const BUFFERS: [&str; 5] =
+        ["pos_grid", "running_mean", "running_var", "num_batches_tracked", "vae_encoder_pos_enc"];
+    let is_buffer = |name: &str| {
+        let frozen = [".bn", ".downsample.1."].iter().any(|part| name.contains(part));
+        let last = name.rsplit('.').next().unwrap_or(name);
+        BUFFERS.contains(&last) || (kind == "act" && name.starts_with("model.backbone") && frozen)
+    };
+    let learned = weights.names().filter(|(name, _)| !is_buffer(name));
+    learned.map(|(_, shape)| shape.iter().product::<usize>()).sum()
 }
 
 fn dataset(path: &Path) -> anyhow::Result<Report> {

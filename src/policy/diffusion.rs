@@ -37,7 +37,7 @@ impl DiffusionNet {
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub fn load(config: &DiffusionConfig, vb: VarBuilder<'_>) -> Result<Self> {
+    pub fn load(config: &DiffusionConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let vb = vb.pp("diffusion");
         let encoders = match config.cameras() {
             None => Vec::new(),
@@ -46,10 +46,10 @@ impl DiffusionNet {
                 if config.use_separate_rgb_encoder_per_camera {
                     let count = config.cameras().map_or(0, |(count, _)| count);
                     (0..count)
-                        .map(|i| RgbEncoder::load(config, seen, vb.pp(i)))
+                        .map(|i| RgbEncoder::load(config, seen, &vb.pp(i)))
                         .collect::<Result<_>>()?
                 } else {
-                    vec![RgbEncoder::load(config, seen, vb)?]
+                    vec![RgbEncoder::load(config, seen, &vb)?]
                 }
             }
         };
@@ -151,7 +151,7 @@ struct RgbEncoder {
 }
 
 impl RgbEncoder {
-    fn load(config: &DiffusionConfig, seen: [usize; 2], vb: VarBuilder<'_>) -> Result<Self> {
+    fn load(config: &DiffusionConfig, seen: [usize; 2], vb: &VarBuilder<'_>) -> Result<Self> {
         let backbone = config.backbone()?;
         let map = backbone.output_size(seen);
         let keypoints = config.spatial_softmax_num_keypoints;

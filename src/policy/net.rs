@@ -72,7 +72,7 @@ impl Net {
         let body = match config {
             PolicyConfig::Flow(flow) => Self::flow(flow, vb)?,
             PolicyConfig::Diffusion(config) => {
-                Body::Diffusion(Box::new(DiffusionNet::load(config, vb)?))
+                Body::Diffusion(Box::new(DiffusionNet::load(config, &vb)?))
             }
             PolicyConfig::Act(config) => {
                 Body::Act(Box::new(ActNet::load(config, vb)?), config.clone())

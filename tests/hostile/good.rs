@@ -54,7 +54,7 @@ fn harmless_folders_load() {
         |dir| {
             raw::edit_header(&dir.join(MODEL), |h| {
                 h["__metadata__"] = json!({"format": "pt"});
-            })
+            });
         },
         itself,
     );

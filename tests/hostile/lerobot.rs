@@ -216,7 +216,7 @@ pub(crate) fn diffusion() -> Vec<Case> {
         |dir| {
             edit_json(&dir.join(CONFIG), |c| {
                 c["output_features"]["action"]["shape"] = json!([7]);
-            })
+            });
         },
         &["policy_postprocessor", "action.min", "7"],
     ));
@@ -227,7 +227,7 @@ pub(crate) fn diffusion() -> Vec<Case> {
             edit_json(&dir.join(CONFIG), |c| {
                 c["input_features"]["observation.image"] =
                     json!({"type": "VISUAL", "shape": [3, 96, 96]});
-            })
+            });
         },
         &[MODEL, "missing", "rgb_encoder", "of another shape"],
     ));

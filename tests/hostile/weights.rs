@@ -81,7 +81,8 @@ pub(crate) fn pickle() -> Vec<Case> {
             flow(
                 "a pickle that is called model.safetensors",
                 |dir| {
-                    fs::write(dir.join(MODEL), b"\x80\x02}q\x00(X\x01\x00\x00\x00aK\x01u.").unwrap()
+                    fs::write(dir.join(MODEL), b"\x80\x02}q\x00(X\x01\x00\x00\x00aK\x01u.")
+                        .unwrap();
                 },
                 &[MODEL, "a pickle or an archive"],
             ),

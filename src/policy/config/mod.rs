@@ -89,7 +89,7 @@ pub type NormalizationMapping = BTreeMap<FeatureType, NormalizationMode>;
 pub enum PolicyConfig {
     /// A policy that only Pathline has.
     #[serde(rename = "pathline_flow")]
-    Flow(FlowConfig),
+    Flow(Box<FlowConfig>),
     /// LeRobot's DiffusionPolicy.
     #[serde(rename = "diffusion")]
     Diffusion(Box<DiffusionConfig>),

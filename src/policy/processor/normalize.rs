@@ -200,7 +200,10 @@ fn statistic<'a>(
 mod tests {
     use super::*;
 
-    fn stats(entries: &[(&str, &[(&str, &[f32])])]) -> Stats {
+    /// Statistics of one feature by name.
+    type Named<'a> = &'a [(&'a str, &'a [f32])];
+
+    fn stats(entries: &[(&str, Named<'_>)]) -> Stats {
         let feature = |pairs: &[(&str, &[f32])]| {
             pairs.iter().map(|(name, v)| ((*name).to_owned(), v.to_vec().into())).collect()
         };

@@ -123,12 +123,13 @@ fn a_hostile_pipeline_is_one_error_that_names_file_and_step() {
         tensors.insert(name.into(), candle_core::Tensor::new(values, &device).unwrap());
         crate::tensors::save(&tensors, &path).unwrap();
     }
+    #[expect(clippy::needless_pass_by_value, reason = "callers write the value in place")]
     fn push(steps: &mut Vec<Value>, name: &str, config: Value) {
         steps.push(json!({"registry_name": name, "config": config}));
     }
     let damages: Vec<(&[&str], Damage)> = vec![
         (&[PREPROCESSOR, "not JSON"], |d| {
-            fs::write(d.join(PREPROCESSOR), "{\"steps\": [").unwrap()
+            fs::write(d.join(PREPROCESSOR), "{\"steps\": [").unwrap();
         }),
         (&[PREPROCESSOR, "steps"], |d| fs::write(d.join(PREPROCESSOR), "[]").unwrap()),
         (&[PREPROCESSOR, "steps"], |d| fs::write(d.join(PREPROCESSOR), "{}").unwrap()),
@@ -139,7 +140,7 @@ fn a_hostile_pipeline_is_one_error_that_names_file_and_step() {
         }),
         (&[PREPROCESSOR, "64", "10004"], |d| {
             pre(d, |s| {
-                s.extend((0..10_000).map(|_| json!({"registry_name": "to_batch_processor"})))
+                s.extend((0..10_000).map(|_| json!({"registry_name": "to_batch_processor"})));
             });
         }),
         (&[PREPROCESSOR, "1000000", "4194304"], |d| {
@@ -225,7 +226,7 @@ fn a_hostile_pipeline_is_one_error_that_names_file_and_step() {
         }),
         (&[POSTPROCESSOR, "steps[2] map_delta_action_to_robot_action", "delta_x"], |d| {
             post(d, |s| {
-                push(s, "map_delta_action_to_robot_action", json!({"position_scale": 2.0}))
+                push(s, "map_delta_action_to_robot_action", json!({"position_scale": 2.0}));
             });
         }),
         (&[PREPROCESSOR, "steps[4] libero_processor", "upside down"], |d| {

@@ -51,7 +51,7 @@ impl Source {
             source.add(single, |_| Ok(()))?;
             Ok(source)
         } else if is_there(&index) {
-            Self::sharded(dir, index)
+            Self::sharded(dir, &index)
         } else {
             Err(no_weights(dir, single))
         }
@@ -61,13 +61,13 @@ impl Source {
         Self { path, files: Vec::new(), tensors: BTreeMap::new(), metadata: BTreeMap::new() }
     }
 
-    fn sharded(dir: &Path, path: PathBuf) -> Result<Self> {
+    fn sharded(dir: &Path, path: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct Index {
             weight_map: Unique<String>,
         }
-        let text = folder::read_text(&path, MAX_INDEX)?;
-        let fail = |message: String| Error::config(&path, message);
+        let text = folder::read_text(path, MAX_INDEX)?;
+        let fail = |message: String| Error::config(path, message);
         let index: Index = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
         let map = index.weight_map.0;
         let mut shards: BTreeMap<&str, usize> = BTreeMap::new();
@@ -95,7 +95,7 @@ impl Source {
                 .map_err(|e| fail(format!("weight_map: shard {}: {e}", shown(shard))))?;
             files.push((shard, expected, file));
         }
-        let mut source = Self::empty(path.clone());
+        let mut source = Self::empty(path.to_owned());
         for (shard, expected, file) in files {
             let mut found = 0;
             source.add(file, |name| match map.get(name) {

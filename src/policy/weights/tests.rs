@@ -25,6 +25,7 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what `Weights::load` calls")]
 fn both(vb: VarBuilder<'_>) -> Result<[Tensor; 2]> {
     Ok([vb.get((2, 2), "a")?, vb.pp("b").get(3, "bias")?])
 }
