@@ -135,7 +135,8 @@ fn damages() -> Vec<(&'static str, Damage, Vec<&'static str>)> {
     };
     config("an unknown key", |c| c["n_obs_stepz"] = json!(2), &["n_obs_stepz"]);
     config("an unknown key inside", |c| c["network"]["widht"] = json!(2), &["widht"]);
-    config("another type", |c| c["type"] = json!("pi0"), &["\"pi0\"", "pathline_flow"]);
+    config("another type", |c| c["type"] = json!("act"), &["\"act\"", "`feature_encoder`"]);
+    config("an unknown type", |c| c["type"] = json!("pi0"), &["\"pi0\"", "pathline_flow"]);
     config("no type", |c| drop(c.as_object_mut().unwrap().remove("type")), &["\"type\""]);
     config("a missing key", |c| drop(c.as_object_mut().unwrap().remove("horizon")), &["horizon"]);
     config("horizon 0", |c| c["horizon"] = json!(0), &["horizon"]);

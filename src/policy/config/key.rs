@@ -10,13 +10,14 @@ use serde_json::{Map, Value};
 /// What `error` says of the JSON object `text`, with the key.
 pub(super) fn named<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> String {
     let message = error.to_string();
+    let Ok(Value::Object(map)) = serde_json::from_str(text) else { return message };
     if let Some((unknown, _)) = message.split_once(", expected")
         && unknown.starts_with("unknown field")
     {
         // The list of all keys would fill the screen.
-        return format!("{unknown}: expected only keys that this version knows for such a policy");
+        let kind = map.get("type").unwrap_or(&Value::Null);
+        return format!("{unknown}: expected only keys of the type {kind} that this version knows");
     }
-    let Ok(Value::Object(map)) = serde_json::from_str(text) else { return message };
     let fails_alike = |key: &str, value: &Value| {
         let kind = map.get("type").map(|kind| ("type".to_owned(), kind.clone()));
         let one: Map<String, Value> =
