@@ -20,7 +20,8 @@ use crate::flow::Objective;
 use crate::nn::params::Params;
 use crate::plot::{Series, line_plot};
 use crate::policy::processor::{self, Processor, Stats};
-use crate::policy::{CONFIG, Net, Policy, WEIGHTS};
+use crate::policy::weights::Weights;
+use crate::policy::{CONFIG, Net, Policy, WEIGHTS, folder};
 use crate::{Error, Result, tensors};
 
 /// One line of `metrics.jsonl`.
@@ -86,7 +87,10 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
     let params = Params::new(recipe.train.seed);
     let net = Net::load(&recipe.policy, params.builder(device))?;
     if let Some(folder) = &recipe.init_from {
-        params.assign(&tensors::load(&folder.join(WEIGHTS), device)?)?;
+        let weights = Weights::open(&folder::resolve(folder)?)?;
+        let tensors =
+            weights.names().map(|(name, _)| Ok((name.to_owned(), weights.read(name, device)?)));
+        params.assign(&tensors.collect::<Result<_>>()?)?;
     }
     let mut adam = AdamW::new(recipe.optimizer.clone(), params.named())?;
     if let Some((_, folder)) = &newest {

@@ -112,6 +112,13 @@ impl Processor {
         {
             return Self::legacy(want, stats);
         }
+        for path in [&pre, &post] {
+            if !path.exists() {
+                let message = "no such file; folders of LeRobot 0.4 and later have it, older ones \
+                               keep their statistics in the model file, and this one has neither";
+                return Err(Error::config(path, message));
+            }
+        }
         let pre = Found::collect(&Pipeline::read(&pre)?, pipeline::Side::Pre, want)?;
         let post = Found::collect(&Pipeline::read(&post)?, pipeline::Side::Post, want)?;
         let mut processor = Self::empty(want)?;

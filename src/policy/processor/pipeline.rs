@@ -8,6 +8,7 @@ use super::stats::{self, Stats};
 use super::steps::{Normalizer, Pipeline, Relative, Step};
 use super::{STATE, Signature};
 use crate::policy::config::{FeatureType, NormalizationMode};
+use crate::policy::folder;
 use crate::{Error, Result};
 
 /// Before or after the network.
@@ -252,11 +253,9 @@ pub(super) fn relative(pre: &Found, post: &Found, want: &Signature) -> Result<Ve
 
 /// The statistics in `file`, which lies beside `pipeline`.
 fn read(pipeline: &std::path::Path, file: &str) -> Result<(PathBuf, Stats)> {
-    if file.is_empty() || file.contains(['/', '\\', ':', '\0']) || file.contains("..") {
-        let message = format!("state_file: expected a plain file name, got {file}");
-        return Err(Error::Invalid(message));
-    }
-    let path = pipeline.with_file_name(file);
+    let dir = pipeline.parent().unwrap_or(pipeline);
+    let path = folder::inside(dir, file)
+        .map_err(|message| Error::Invalid(format!("state_file {file}: {message}")))?;
     let stats = stats::read(&path)?;
     Ok((path, stats))
 }
