@@ -5,6 +5,9 @@
 #![allow(clippy::print_stdout, reason = "a test says how close it came")]
 #![cfg(feature = "nn")]
 
+#[path = "support/formula.rs"]
+mod formula;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -51,24 +54,6 @@ fn config(name: &str) -> ActConfig {
     parse(&std::fs::read_to_string(folder(name).join("config.json")).unwrap()).unwrap()
 }
 
-/// A weight of the golden script: offset + scale·(2u − 1), u from the name and the index.
-fn formula(name: &str, rule: &Rule) -> Tensor {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    let value = |i: u64| {
-        let mut z = hash.wrapping_add((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        let u = (z >> 40) as f32 / (1 << 24) as f32;
-        rule.offset + rule.scale * (2.0 * u - 1.0)
-    };
-    let count = rule.shape.iter().product::<usize>() as u64;
-    let values: Vec<f32> = (0..count).map(value).collect();
-    Tensor::from_vec(values, rule.shape.as_slice(), &Device::Cpu).unwrap()
-}
-
 #[derive(Deserialize)]
 struct Rule {
     shape: Vec<usize>,
@@ -82,7 +67,9 @@ fn weights(name: &str) -> HashMap<String, Tensor> {
     };
     let rules: BTreeMap<String, Rule> = serde_json::from_str(&rules).unwrap();
     let mut weights = read(name, "literal.safetensors");
-    weights.extend(rules.iter().map(|(key, rule)| (key.clone(), formula(key, rule))));
+    weights.extend(rules.iter().map(|(key, rule)| {
+        (key.clone(), formula::tensor(key, &rule.shape, rule.offset, rule.scale))
+    }));
     weights
 }
 

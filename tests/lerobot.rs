@@ -4,6 +4,8 @@
 #![cfg(feature = "nn")]
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
+#[path = "support/formula.rs"]
+mod formula;
 #[path = "support/golden_folder.rs"]
 mod golden_folder;
 

@@ -5,6 +5,8 @@
 #![cfg(feature = "nn")]
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
+#[path = "../support/formula.rs"]
+mod formula;
 #[path = "../support/golden_folder.rs"]
 #[allow(dead_code, reason = "the names of all folders are for another test")]
 mod golden_folder;

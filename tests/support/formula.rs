@@ -19,9 +19,14 @@ pub(crate) fn value(name: &str, i: usize, offset: f32, scale: f32) -> f32 {
 
 /// The tensor `name`, row by row.
 pub(crate) fn tensor(name: &str, shape: &[usize], offset: f32, scale: f32) -> Tensor {
+    let values = values(name, shape.iter().product(), offset, scale);
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// The first `count` elements of the tensor `name`.
+pub(crate) fn values(name: &str, count: usize, offset: f32, scale: f32) -> Vec<f32> {
     let hash = fnv1a(name.as_bytes());
-    let values = (0..shape.iter().product()).map(|i| element(hash, i, offset, scale)).collect();
-    Tensor::from_vec::<_, f32>(values, shape, &Device::Cpu).unwrap()
+    (0..count).map(|i| element(hash, i, offset, scale)).collect()
 }
 
 /// FNV-1a with 64 bits.

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tempfile::TempDir;
 
+use crate::formula;
+
 /// Where the folder called `name` is kept.
 pub(crate) fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/lerobot").join(name)
@@ -58,7 +60,8 @@ fn write_model(dir: &Path) {
                 .map(|size| usize::try_from(size.as_u64().unwrap()).unwrap())
                 .collect();
             let number = |key: &str| entry[key].as_f64().unwrap() as f32;
-            let values = formula(name, shape.iter().product(), number("offset"), number("scale"));
+            let count = shape.iter().product();
+            let values = formula::values(name, count, number("offset"), number("scale"));
             let check: u64 = values.iter().take(8).map(|value| u64::from(value.to_bits())).sum();
             assert_eq!(check, entry["check"].as_u64().unwrap(), "{name}: numpy has other bits");
             let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -74,21 +77,4 @@ fn write_model(dir: &Path) {
         })
         .chain(literal.tensors());
     safetensors::serialize_to_file(views, None, &dir.join("model.safetensors")).unwrap();
-}
-
-/// The `count` values of the tensor called `name`: FNV-1a of the name, then splitmix64's finaliser of each
-/// element's place; every operation in f32.
-fn formula(name: &str, count: usize, offset: f32, scale: f32) -> Vec<f32> {
-    let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
-    });
-    (1..=count as u64)
-        .map(|place| {
-            let mut z = hash.wrapping_add(place.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            let unit = ((z ^ (z >> 31)) >> 40) as f32 / 16_777_216.0;
-            offset + scale * (2.0 * unit - 1.0)
-        })
-        .collect()
 }
