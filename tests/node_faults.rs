@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use common::{Bus, DEADLINE, observation, poison, put, put_observation, until};
 use pathline::node::testing::ServoPolicy;
 use pathline::node::{
-    ChunkPolicy, NodeCounters, PolicyInfo, PolicyNode, PolicyObs, RobotConfig, RobotLink,
+    Camera, ChunkPolicy, NodeCounters, PolicyInfo, PolicyNode, PolicyObs, RobotConfig, RobotLink,
     ServeOptions, SimOptions, Stop, run,
 };
-use pathline::wire::{ACTION_CHUNK, ActionChunkMsg, OBSERVATION};
+use pathline::wire::{ACTION_CHUNK, ActionChunkMsg, CameraImage, OBSERVATION, Observation};
 use zenoh::{Session, Wait};
 
 const OBS: &str = "pathline/pusht/obs";
@@ -283,4 +283,53 @@ fn a_slow_policy_answers_the_newest_and_skips_what_was_overtaken() {
     assert_eq!(answered, [0, 5]);
     let counters = node.close().unwrap().counters;
     assert_eq!((counters.accepted, counters.superseded, counters.chunks), (6, 4, 2));
+}
+
+/// A policy with a camera.
+struct Seeing;
+
+impl ChunkPolicy for Seeing {
+    fn info(&self) -> PolicyInfo {
+        let camera = Camera { name: "top".to_owned(), height: 2, width: 4 };
+        PolicyInfo { cameras: vec![camera], ..ServoPolicy::pusht().info() }
+    }
+
+    fn infer(
+        &mut self,
+        obs: &[PolicyObs],
+        seed: u64,
+        trace: Option<&mut Vec<Vec<f32>>>,
+    ) -> pathline::Result<Vec<f32>> {
+        // Only what the policy looks at is kept.
+        let one = |obs: &PolicyObs| matches!(&obs.images[..], [top] if top.data.len() == 24);
+        assert!(obs.iter().all(one), "{obs:?}");
+        ServoPolicy::pusht().infer(obs, seed, trace)
+    }
+}
+
+#[test]
+fn a_camera_that_is_missing_or_of_another_size_is_counted_and_not_run() {
+    let bus = Bus::open();
+    let node = PolicyNode::start(&bus.hub, Box::new(Seeing), ServeOptions::default()).unwrap();
+    let robot = bus.spoke();
+    let chunks = robot.declare_subscriber(CHUNK).wait().unwrap();
+    let image = |name: &str, height: u16, width: u16| CameraImage {
+        name: name.to_owned(),
+        encoding: "rgb8".to_owned(),
+        height,
+        width,
+        data: vec![7; usize::from(height) * usize::from(width) * 3],
+    };
+    let png = CameraImage { encoding: "png".to_owned(), ..image("top", 2, 4) };
+    let bad = [vec![], vec![image("side", 2, 4)], vec![image("top", 4, 2)], vec![png]];
+    let count = bad.len() as u64;
+    for (tick, images) in (0..).zip(bad) {
+        put_observation(&robot, &Observation { images, ..observation(3, tick) });
+    }
+    assert_eq!(received(&node, count).wrong_shape, count);
+    let images = vec![image("side", 5, 5), image("top", 2, 4)];
+    put_observation(&robot, &Observation { images, ..observation(3, count) });
+    chunks.recv_timeout(DEADLINE).unwrap().expect("a chunk for the good one");
+    let counters = node.close().unwrap().counters;
+    assert_eq!((counters.accepted, counters.wrong_shape, counters.failed), (1, count, 0));
 }
