@@ -13,7 +13,7 @@
 use candle_core::{D, Device, Tensor};
 use candle_nn::VarBuilder;
 
-use super::config::{DiffusionConfig, ENVIRONMENT_STATE, FeatureType, STATE};
+use super::config::{DiffusionConfig, ENVIRONMENT_STATE, STATE};
 use super::processor::Inputs;
 use crate::nn::linear::Linear;
 use crate::nn::resize::{center_crop, resize};
@@ -39,28 +39,17 @@ impl DiffusionNet {
     /// When a tensor is missing or has another shape.
     pub fn load(config: &DiffusionConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let vb = vb.pp("diffusion");
-        let encoders = match config.cameras() {
+        let encoders = match config.seen() {
             None => Vec::new(),
-            Some((_, seen)) => {
-                let vb = vb.pp("rgb_encoder");
-                if config.use_separate_rgb_encoder_per_camera {
-                    let count = config.cameras().map_or(0, |(count, _)| count);
-                    (0..count)
-                        .map(|i| RgbEncoder::load(config, seen, &vb.pp(i)))
-                        .collect::<Result<_>>()?
-                } else {
-                    vec![RgbEncoder::load(config, seen, &vb)?]
-                }
+            Some(seen) if config.use_separate_rgb_encoder_per_camera => {
+                let each = |i| RgbEncoder::load(config, seen, &vb.pp("rgb_encoder").pp(i));
+                (0..config.cameras().count()).map(each).collect::<Result<_>>()?
             }
+            Some(seen) => vec![RgbEncoder::load(config, seen, &vb.pp("rgb_encoder"))?],
         };
         // torch.compile wraps the module, and its name shows in the file.
         let unet = if config.compile_model { vb.pp("unet._orig_mod") } else { vb.pp("unet") };
-        let cameras = config.input_features.iter().filter_map(|(key, feature)| {
-            match (feature.kind, feature.shape.as_slice()) {
-                (FeatureType::Visual, &[_, h, w]) => Some((key.clone(), [h, w])),
-                _ => None,
-            }
-        });
+        let cameras = config.cameras().map(|(key, [_, h, w])| (key.to_owned(), [h, w]));
         Ok(Self {
             cameras: cameras.collect(),
             encoders,

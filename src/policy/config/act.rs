@@ -339,10 +339,7 @@ impl ActConfig {
 
     /// The cameras in the order in which the network sees them: key, and channels, height, width.
     pub fn cameras(&self) -> impl Iterator<Item = (&str, [usize; 3])> {
-        self.input_features.iter().filter_map(|(key, feature)| {
-            let shape = <[usize; 3]>::try_from(feature.shape.as_slice()).ok()?;
-            (feature.kind == FeatureType::Visual).then_some((key.as_str(), shape))
-        })
+        super::cameras(&self.input_features)
     }
 }
 

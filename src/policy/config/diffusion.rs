@@ -298,7 +298,7 @@ impl DiffusionConfig {
                 }
             }
         }
-        let mut shapes = self.picture_shapes();
+        let mut shapes = self.cameras().map(|(_, shape)| shape);
         let Some(first) = shapes.next() else {
             let environment = self.input_features.contains_key(ENVIRONMENT_STATE);
             return if environment {
@@ -327,7 +327,7 @@ impl DiffusionConfig {
         if !(self.crop_ratio > 0.0 && self.crop_ratio <= 1.0) {
             return fail(format!("crop_ratio: expected above 0, up to 1, got {}", self.crop_ratio));
         }
-        let Some([_, h, w]) = self.picture_shapes().next() else { return Ok(()) };
+        let Some((_, [_, h, w])) = self.cameras().next() else { return Ok(()) };
         let resized = self.resize_shape.unwrap_or([h, w]);
         match self.crop() {
             Some([0, _] | [_, 0]) => {
@@ -345,11 +345,6 @@ impl DiffusionConfig {
         Ok(())
     }
 
-    fn picture_shapes(&self) -> impl Iterator<Item = [usize; 3]> {
-        let pictures = self.input_features.values().filter(|f| f.kind == FeatureType::Visual);
-        pictures.filter_map(|f| <[usize; 3]>::try_from(f.shape.as_slice()).ok())
-    }
-
     /// Height and width of the crop. A ratio below 1 counts where pictures are resized, and a resize
     /// without one takes an explicit shape away, as in LeRobot.
     pub fn crop(&self) -> Option<[usize; 2]> {
@@ -362,16 +357,20 @@ impl DiffusionConfig {
         }
     }
 
-    /// Number of cameras, and height and width of what the backbone sees.
-    pub fn cameras(&self) -> Option<(usize, [usize; 2])> {
-        let [_, h, w] = self.picture_shapes().next()?;
-        let seen = self.crop().or(self.resize_shape).unwrap_or([h, w]);
-        Some((self.picture_shapes().count(), seen))
+    /// The cameras in the order in which they are concatenated: key, and channels, height, width.
+    pub fn cameras(&self) -> impl Iterator<Item = (&str, [usize; 3])> {
+        super::cameras(&self.input_features)
+    }
+
+    /// Height and width of what the backbone sees; none without a camera.
+    pub fn seen(&self) -> Option<[usize; 2]> {
+        let (_, [_, h, w]) = self.cameras().next()?;
+        Some(self.crop().or(self.resize_shape).unwrap_or([h, w]))
     }
 
     /// Numbers of one observation in the conditioning vector: state, cameras, environment.
     pub fn observation_len(&self) -> usize {
-        let features = 2 * self.spatial_softmax_num_keypoints * self.picture_shapes().count();
+        let features = 2 * self.spatial_softmax_num_keypoints * self.cameras().count();
         let environment = vector(&self.input_features, ENVIRONMENT_STATE);
         vector(&self.input_features, STATE) + features + environment
     }

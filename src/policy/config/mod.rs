@@ -142,10 +142,7 @@ impl Signature {
 
     /// The cameras in the order of the configuration: key, and channels, height, width.
     pub fn cameras(&self) -> impl Iterator<Item = (&str, [usize; 3])> {
-        self.input_features.iter().filter_map(|(key, feature)| {
-            let shape = <[usize; 3]>::try_from(feature.shape.as_slice()).ok()?;
-            (feature.kind == FeatureType::Visual).then_some((key.as_str(), shape))
-        })
+        cameras(&self.input_features)
     }
 
     /// Rows of a chunk from the newest observation's tick on: what a robot can execute.
@@ -257,9 +254,9 @@ impl PolicyConfig {
         match self {
             Self::Flow(config) => serde_json::json!(config.network),
             Self::Diffusion(config) => serde_json::json!({
-                "vision_backbone": config.cameras().map(|_| &config.vision_backbone),
-                "cameras": config.cameras().map_or(0, |(count, _)| count),
-                "seen": config.cameras().map(|(_, seen)| seen),
+                "vision_backbone": config.seen().map(|_| &config.vision_backbone),
+                "cameras": config.cameras().count(),
+                "seen": config.seen(),
                 "unet1d": config.unet(),
             }),
             Self::Act(config) => serde_json::json!({
@@ -302,6 +299,14 @@ impl PolicyConfig {
 /// Length of the vector `key`, 0 if there is none.
 pub(crate) fn vector(features: &Features, key: &str) -> usize {
     features.get(key).and_then(|feature| feature.shape.first().copied()).unwrap_or(0)
+}
+
+/// The cameras among `features`, in their order: key, and channels, height, width.
+pub(crate) fn cameras(features: &Features) -> impl Iterator<Item = (&str, [usize; 3])> {
+    features.iter().filter_map(|(key, feature)| {
+        let shape = <[usize; 3]>::try_from(feature.shape.as_slice()).ok()?;
+        (feature.kind == FeatureType::Visual).then_some((key.as_str(), shape))
+    })
 }
 
 /// Checks that a vector is one, of a size that the wire can carry.
