@@ -29,5 +29,6 @@ pub mod resnet;
 pub mod rope;
 pub mod softmax;
 pub mod spatial_softmax;
+mod transposed;
 pub mod unet1d;
 pub mod upsample;

@@ -21,6 +21,8 @@
 
 use candle_core::{Result, Tensor};
 
+use super::transposed::transposed;
+
 /// Up to so many numbers in the result, the horizontal kernel is in reach.
 const SMALL: usize = 256;
 /// Up to so many outputs a row, kc depends on the number of rows.
@@ -46,7 +48,7 @@ impl Weight {
         if weight.track_op() {
             return Ok(Self::Trained(weight));
         }
-        Ok(Self::Fixed(weight.flatten_from(1)?.t()?.contiguous()?))
+        Ok(Self::Fixed(transposed(&weight.flatten_from(1)?)?))
     }
 
     /// `rows` `[m, inputs]` to `[m, out]`.
