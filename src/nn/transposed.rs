@@ -1,7 +1,8 @@
 //! A matrix turned once, when a checkpoint is loaded.
 //!
 //! A strided copy touches a new line of the cache for every number; a billion bytes of weights take
-//! seconds. Blocks of 32 × 32 stay in the cache, and the threads share the rows of the result.
+//! seconds. Blocks of 32 × 32 are turned by themselves: rows of a power of two would push each other
+//! out of the cache. The threads share the rows of the result.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
@@ -55,12 +56,17 @@ fn turn<T: WithDType>(from: &[T], rows: usize, columns: usize) -> Vec<T> {
     to.par_chunks_mut(BLOCK * rows).enumerate().for_each(|(band, to)| {
         let first = band * BLOCK;
         let width = to.len() / rows;
+        let mut block = [T::zero(); BLOCK * BLOCK];
         for start in (0..rows).step_by(BLOCK) {
-            for row in start..rows.min(start + BLOCK) {
-                let line = &from[row * columns + first..][..width];
+            let height = BLOCK.min(rows - start);
+            for row in 0..height {
+                let line = &from[(start + row) * columns + first..][..width];
                 for (i, &value) in line.iter().enumerate() {
-                    to[i * rows + row] = value;
+                    block[i * BLOCK + row] = value;
                 }
+            }
+            for (i, line) in block.chunks_exact(BLOCK).take(width).enumerate() {
+                to[i * rows + start..][..height].copy_from_slice(&line[..height]);
             }
         }
     });
