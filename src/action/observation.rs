@@ -30,9 +30,4 @@ impl Picture {
         let rest = key.strip_prefix("observation.").unwrap_or(key);
         rest.strip_prefix("images.").unwrap_or(rest)
     }
-
-    /// Whether this is the picture of LeRobot's feature `key`.
-    pub fn is_of(&self, key: &str) -> bool {
-        Self::name_of(key) == self.name
-    }
 }

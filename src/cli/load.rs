@@ -1,6 +1,7 @@
 //! A policy folder behind the node's seam, and the figures that its card promises.
 
 use std::path::Path;
+use std::thread;
 
 use anyhow::Context;
 use pathline::device;
@@ -8,7 +9,7 @@ use pathline::flow::Noise;
 use pathline::node::testing::ServoPolicy;
 use pathline::node::{Camera, ChunkPolicy, Picture, PolicyInfo, PolicyObs};
 use pathline::policy::weights::Weights;
-use pathline::policy::{Policy, Solver, digest};
+use pathline::policy::{Policy, Solver, digest, folder};
 use serde::Deserialize;
 
 /// Control rate of a policy that does not say one, Hz: PushT's.
@@ -54,7 +55,13 @@ pub(crate) fn chunk_policy(
     if folder == Path::new("servo") {
         return Ok(Box::new(ServoPolicy::pusht()));
     }
-    let policy = Policy::load(folder, &device::cpu())?;
+    // A large file takes as long to digest as to read: beside the loading it costs no start-up.
+    let (policy, sha256) = thread::scope(|scope| {
+        let digest = scope.spawn(|| model_digest(folder));
+        (Policy::load(folder, &device::cpu()), digest.join())
+    });
+    let policy = policy?;
+    let sha256 = sha256.map_err(|_| anyhow::anyhow!("the digest's thread panicked"))??;
     let solver = policy.solver(solver, steps)?;
     let config = policy.signature();
     let name = folder.file_name().unwrap_or(folder.as_os_str());
@@ -66,10 +73,6 @@ pub(crate) fn chunk_policy(
         );
         DEFAULT_RATE
     });
-    let sha256 = match Weights::open(policy.folder())?.files().collect::<Vec<_>>().as_slice() {
-        [one] => Some(digest::sha256(one)?),
-        _ => None,
-    };
     let info = PolicyInfo {
         name: name.to_string_lossy().into_owned(),
         n_obs_steps: config.n_obs_steps,
@@ -92,6 +95,15 @@ pub(crate) fn chunk_policy(
         sha256,
     };
     Ok(Box::new(Loaded { policy, solver, info }))
+}
+
+/// SHA-256 of the model, where it is one file.
+fn model_digest(folder: &Path) -> pathline::Result<Option<String>> {
+    let model = Weights::open(&folder::resolve(folder)?)?;
+    match model.files().collect::<Vec<_>>().as_slice() {
+        [one] => digest::sha256(one).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// What the policy's card says it reaches: `eval.json` in its folder.

@@ -18,7 +18,7 @@ use super::config::MAX_STEPS;
 use crate::flow::clip::{Limit, Residue, limited};
 use crate::flow::denoiser::denoiser;
 use crate::flow::{Denoiser, Path, Target};
-use crate::solver::{self, Draw, Observer, Sampler, Solution, Tableau, spacing, tableau};
+use crate::solver::{self, Draw, Noising, Observer, Sampler, Solution, Tableau, spacing, tableau};
 use crate::{Error, Result};
 
 /// The values.
@@ -84,9 +84,7 @@ impl Process {
         let table = self.table();
         let names: Vec<&str> = match table {
             Some(_) => vec!["ddpm", "ddim", "dpmpp_2m"],
-            None => {
-                tableau::ALL.iter().map(|t| t.name).chain(["ddim", "dpmpp_2m"]).collect::<Vec<_>>()
-            }
+            None => tableau::ALL.iter().map(|t| t.name).chain(["ddim", "dpmpp_2m"]).collect(),
         };
         if !names.contains(&name) {
             let expected = names.join(", ");
@@ -149,8 +147,8 @@ impl Process {
             }
             sampler => {
                 let mut plain = denoiser(&self.path, self.target, network);
-                let residue = match solver.name.as_str() {
-                    "ddim" => Residue::Kept,
+                let residue = match sampler {
+                    Sampler::Transfer { noising } if *noising == Noising::Eta(0.0) => Residue::Kept,
                     _ => Residue::Recomputed,
                 };
                 let mut clipped;

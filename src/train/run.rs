@@ -112,9 +112,9 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
         &recipe.policy,
         &processor,
         recipe.dataset.mirror.as_ref(),
-        &recipe.train.time_law,
+        &objective,
         recipe.train.seed,
-    )?;
+    );
     let save = |adam: &AdamW| -> Result<PathBuf> {
         let (ema, state) = (adam.ema()?, adam.save_state()?);
         checkpoint::save(&root, adam.step(), recipe.train.keep_checkpoints, &state, &mut |dir| {

@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Dataset;
-use crate::flow::{Noise, Path, TimeLaw};
+use crate::flow::{Noise, Objective};
 use crate::policy::config::{
     ACTION, ENVIRONMENT_STATE, FeatureEncoder, PolicyConfig, STATE, Signature,
 };
@@ -227,10 +227,9 @@ pub struct Sampler<'a> {
     encoder: FeatureEncoder,
     feature_len: usize,
     mask_padding: bool,
-    path: Path,
+    objective: &'a Objective,
     processor: &'a Processor,
     mirror: Option<&'a Mirror>,
-    time: &'a TimeLaw,
     noise: Noise,
     epoch: Option<(u64, Vec<u32>)>,
 }
@@ -250,27 +249,21 @@ impl<'a> Sampler<'a> {
         config: &'a PolicyConfig,
         processor: &'a Processor,
         mirror: Option<&'a Mirror>,
-        time: &'a TimeLaw,
+        objective: &'a Objective,
         seed: u64,
-    ) -> Result<Self> {
-        let Some(process) = config.process()? else {
-            return Err(Error::Invalid(
-                "training: expected a policy that makes chunks of noise".into(),
-            ));
-        };
-        Ok(Self {
+    ) -> Self {
+        Self {
             demos,
             config: config.signature(),
             encoder: config.feature_encoder(),
             feature_len: feature_len(config),
             mask_padding: config.masks_padding(),
-            path: process.path,
+            objective,
             processor,
             mirror,
-            time,
             noise: Noise::new(seed),
             epoch: None,
-        })
+        }
     }
 
     /// The minibatch of `step`, the same whenever it is asked for.
@@ -284,17 +277,16 @@ impl<'a> Sampler<'a> {
         let mut actions = Vec::with_capacity(size * h * d);
         let mut noise = vec![0f32; size * h * d];
         let mut mask = Vec::with_capacity(size * h);
-        let mut t = Vec::with_capacity(size);
         for i in 0..size {
             let global = (step * size + i) as u64;
             let frame = self.frame(global);
             let mirrored = self.noise.uniform(global, draw::MIRROR) < 0.5;
             let mirror = self.mirror.filter(|_| mirrored);
             self.push(frame, mirror, &mut features, &mut actions, &mut mask);
-            t.push(self.time.sample_on(&self.path, &self.noise, global, draw::TIME));
             let row = &mut noise[i * h * d..(i + 1) * h * d];
             self.noise.normal_into(global, draw::NOISE, row);
         }
+        let t = self.objective.times(&self.noise, (step * size) as u64, draw::TIME, size);
         Ok(Batch {
             features: Tensor::from_vec(features, (size, feature_len), device)?,
             actions: Tensor::from_vec(actions, (size, h, d), device)?,

@@ -182,7 +182,7 @@ impl PolicyConfig {
         let kind = serde_json::from_str::<Kind>(text)
             .map_err(|e| Error::Invalid(format!("not JSON: {e}")))?
             .kind;
-        let config = match kind.as_deref() {
+        let config: Self = match kind.as_deref() {
             Some(FlowConfig::TYPE | DiffusionConfig::TYPE | ActConfig::TYPE) => {
                 serde_json::from_str(text)
                     .map_err(|e| Error::Invalid(key::named::<Self>(text, &e)))?
@@ -195,7 +195,6 @@ impl PolicyConfig {
                 )));
             }
         };
-        let config: Self = config;
         config.validate()?;
         Ok(config)
     }

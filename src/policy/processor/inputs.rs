@@ -90,7 +90,7 @@ impl Processor {
             .any(|prefix| self.renamed(&format!("{prefix}{}", picture.name)) == key)
     }
 
-    /// Everything that the observation holds is of a feature, of one each.
+    /// The vector of the feature `key`, checked, after what is in `out`.
     fn vector(
         &self,
         key: &str,
