@@ -143,13 +143,15 @@ fn unet1d() {
 #[test]
 fn mlp() {
     let params = Params::new(3);
-    let config = MlpConfig { width: 12, depth: 2, time_embed_dim: 8 };
-    let net = FlowMlp::load(&config, 5, 6, params.builder(&Device::Cpu)).unwrap();
+    let config = MlpConfig { width: 12, depth: 2, time_embed_dim: 8, token_embed_dim: 4 };
+    let net = FlowMlp::load(&config, 5, [3, 2], params.builder(&Device::Cpu)).unwrap();
     let params = params.named();
     randomise(&params);
     let features = normal(2, &[4, 5], DType::F32);
     let faults = check(&params, &|| {
-        cfm_loss(&[4, 6], DType::F32, &|x, t| Ok(net.velocity(&net.encode(&features)?, x, t)?))
+        cfm_loss(&[4, 6], DType::F32, &|x, t| {
+            Ok(net.velocity(&net.encode(&features)?, x, t, None)?)
+        })
     });
     assert!(faults.is_empty(), "{faults:#?}");
 }

@@ -51,7 +51,7 @@ const LAYERS: &[Layer] = &[
     layer(
         "train",
         &[
-            "error", "device", "tensors", "plot", "flow", "solver", "nn", "vae", "dataset",
+            "error", "action", "device", "tensors", "plot", "flow", "solver", "nn", "vae", "dataset",
             "policy", "image",
         ],
         &["candle_core", "candle_nn", "pathline_sim"],

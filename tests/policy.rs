@@ -539,13 +539,7 @@ fn the_shipped_policy_is_whole_and_solves_pusht() {
 
     let solver = policy.solver(None, None).unwrap();
     assert!(solver.evaluations() <= 4, "evaluations a chunk");
-    let options = EvalOptions {
-        episodes: 20,
-        seed: 300_000,
-        n_action_steps: policy.signature().n_action_steps,
-        latency_ticks: 0,
-        max_steps: PushT::MAX_STEPS,
-    };
+    let options = EvalOptions::new(&policy, 20, 300_000);
     let report = evaluate(&policy, &solver, &options, &mut |_, _, _| ()).unwrap();
     let solved = report.per_episode.iter().filter(|episode| episode.success).count();
     assert!(solved >= 19, "{solved} of 20");

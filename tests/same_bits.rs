@@ -47,10 +47,10 @@ fn build<T>(weights: Weights, load: &dyn Fn(VarBuilder<'_>) -> Result<T>) -> T {
 }
 
 fn mlp(weights: Weights, width: usize, chunk: usize) -> (Vec<usize>, Velocity) {
-    let config = MlpConfig { width, depth: 3, time_embed_dim: 16 };
-    let net = build(weights, &|vb| Ok(FlowMlp::load(&config, 5, chunk, vb)?));
+    let config = MlpConfig { width, depth: 3, time_embed_dim: 16, token_embed_dim: 8 };
+    let net = build(weights, &|vb| Ok(FlowMlp::load(&config, 5, [chunk, 1], vb)?));
     let velocity = move |x: &Tensor, condition: &Tensor, t: f64| {
-        Ok(net.velocity(&net.encode(condition)?, x, &vec![t; x.dim(0)?])?)
+        Ok(net.velocity(&net.encode(condition)?, x, &vec![t; x.dim(0)?], None)?)
     };
     (vec![chunk], Box::new(velocity))
 }

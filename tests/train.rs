@@ -8,12 +8,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use pathline::action::Mode;
 use pathline::device;
-use pathline::policy::Policy;
+use pathline::nn::params::Params;
+use pathline::policy::processor::Processor;
+use pathline::policy::{Net, Policy};
 use pathline::tensors::header::Header;
 use pathline::train::checkpoint;
 use pathline::train::recipe::Recipe;
-use pathline::train::run::train;
+use pathline::train::run::{batch_loss, train};
+use pathline::train::samples::{Batch, Demonstrations, Sampler};
 use pathline_sim::pusht::PushT;
 use pathline_sim::pusht::expert::{self, ExpertConfig};
 
@@ -228,4 +232,73 @@ fn a_diffusion_policy_is_trained_for_either_objective() {
         names.push(shapes);
     }
     assert_eq!(names[0], names[1], "one network for both");
+}
+
+/// Training-time real-time chunking: 0 to `max_delay` rows are given, as often each; they are no part of the
+/// loss; and a policy without times of rows can be trained on.
+#[test]
+fn a_policy_is_trained_to_continue_a_chunk() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = prepare(dir.path());
+    let first = load(dir.path(), &plain, "plain", &[]);
+    let go = AtomicBool::new(false);
+    train(&first, false, &go, &device::cpu()).unwrap();
+    let from = format!("init_from=\"{}\"", dir.path().join("plain").display());
+    let continued = ["policy.network.token_embed_dim=4", "policy.rtc_training_max_delay=3", &from];
+    let recipe = load(dir.path(), &plain, "rtc", &continued);
+
+    let objective = pathline::train::run::objective(&recipe).unwrap();
+    let signature = recipe.policy.signature();
+    let dataset = pathline::dataset::Dataset::open_all(&recipe.dataset.paths).unwrap();
+    let demos = Demonstrations::new(&dataset, &signature).unwrap();
+    let stats = demos.stats(&signature, recipe.dataset.observation_bounds).unwrap();
+    let processor = Processor::new(&signature, &stats).unwrap();
+    let mut sampler = Sampler::new(&demos, &recipe.policy, &processor, None, &objective, 3);
+    let mut counts = [0usize; 4];
+    for step in 0..50 {
+        for delay in sampler.batch(step, 16, &device::cpu()).unwrap().delay {
+            counts[delay] += 1;
+        }
+    }
+    // 200 expected of each; the deviation of a binomial is 12.
+    assert!(counts.iter().all(|n| (150..250).contains(n)), "{counts:?}");
+
+    let params = Params::new(9);
+    let net = Net::load(&recipe.policy, params.builder(&device::cpu())).unwrap();
+    let mut batch = sampler.batch(0, 16, &device::cpu()).unwrap();
+    batch.delay = vec![2; 16];
+    let loss = |batch: &Batch| -> f32 {
+        batch_loss(&net, &objective, batch).unwrap().to_scalar().unwrap()
+    };
+    let before = loss(&batch);
+    let noise_of = |row: usize| {
+        let mut noise: Vec<f32> = batch.noise.flatten_all().unwrap().to_vec1().unwrap();
+        noise.chunks_mut(32).for_each(|chunk| chunk[2 * row] += 1.0);
+        candle_core::Tensor::from_vec(noise, (16, 16, 2), &device::cpu()).unwrap()
+    };
+    let with = |row| {
+        let noise = noise_of(row);
+        loss(&Batch { noise, ..batch.clone() })
+    };
+    assert_eq!(with(1), before, "a given row has no noise and no loss");
+    assert_ne!(with(2), before, "the next one has");
+    assert_ne!(loss(&Batch { delay: vec![0; 16], ..batch.clone() }), before);
+
+    let summary = train(&recipe, false, &go, &device::cpu()).unwrap();
+    let policy = Policy::load(&summary.policy, &device::cpu()).unwrap();
+    assert!(policy.net().takes_row_times() && policy.can_join(Mode::RtcPrefix));
+    let other = Policy::load(&dir.path().join("plain"), &device::cpu()).unwrap();
+    assert!(!other.can_join(Mode::RtcPrefix) && other.can_join(Mode::RtcVjp));
+    for (entry, expected) in [
+        ("policy.rtc_training_max_delay=3", "rtc_training_max_delay"),
+        ("policy.network.token_embed_dim=4", "rtc_training_max_delay"),
+        ("policy.network.token_embed_dim=3", "token_embed_dim"),
+        ("policy.joining.mode=rtc_prefix", "rtc_identity"),
+        ("policy.joining.mode=merge", "merge"),
+        ("policy.joining.n_action_steps=17", "n_action_steps"),
+        ("policy.rtc_config.execution_horizon=0", "execution_horizon"),
+    ] {
+        let error = Recipe::load(&plain, &[entry.to_owned()]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{entry}: {error}");
+    }
 }

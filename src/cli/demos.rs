@@ -150,13 +150,7 @@ pub(crate) fn run(args: &DemosArgs) -> anyhow::Result<()> {
 /// Lets the policy drive and the expert take over.
 fn dagger(args: &DemosArgs, folder: &Path) -> anyhow::Result<()> {
     let policy = Policy::load(folder, &device::cpu())?;
-    let options = EvalOptions {
-        episodes: args.episodes,
-        seed: args.seed,
-        n_action_steps: policy.signature().n_action_steps,
-        latency_ticks: 0,
-        max_steps: PushT::MAX_STEPS,
-    };
+    let options = EvalOptions::new(&policy, args.episodes, args.seed);
     let solver = policy.solver(None, None)?;
     let (report, states) = dagger::visited(&policy, &solver, &options, args.takeovers)?;
     let threads = args.threads.unwrap_or_else(rayon::current_num_threads);

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use pathline::dataset::pusht::FPS;
 use pathline::device;
 use pathline::flow::Noise;
 use pathline::policy::{Policy, Solver};
 use pathline::train::eval::{EvalOptions, EvalReport, evaluate, seen};
 use pathline_sim::pusht::PushT;
 use serde::Serialize;
+
+use super::join::{JoinArgs, RtcArgs};
+use super::study::Study;
 
 /// Latency is measured on up to 200 chunks, for about so long.
 const LATENCY_TIME: Duration = Duration::from_secs(10);
@@ -20,7 +22,9 @@ const LATENCY_TIME: Duration = Duration::from_secs(10);
 #[command(after_help = "Examples:
   pathline eval --policy policies/pusht-flow --episodes 500 --seed 100000
   pathline eval --policy policies/pusht-flow --solver euler --steps 1 --n-action-steps 2 --json
-  pathline eval --policy policies/pusht-flow --latency-ms 200")]
+  pathline eval --policy policies/pusht-rtc --latency-ms 300 --join rtc_prefix
+  pathline eval --policy policies/pusht-rtc --study runs/latency --episodes 200 --join all \\
+      --latency-ms 0,50,100,200,300,500")]
 pub(crate) struct EvalArgs {
     /// Policy folder, LeRobot's or Pathline's.
     #[arg(long, value_name = "DIR", default_value = "policies/pusht-flow")]
@@ -41,12 +45,16 @@ pub(crate) struct EvalArgs {
     /// Solver steps a chunk; the policy's own if absent.
     #[arg(long)]
     steps: Option<usize>,
-    /// Actions executed of each chunk; the policy's own if absent.
-    #[arg(long)]
-    n_action_steps: Option<usize>,
-    /// Delay from an observation to the first action that answers it.
-    #[arg(long, value_name = "D", default_value_t = 0.0)]
-    latency_ms: f64,
+    /// Delay from an observation to the arrival of its chunk; several with --study.
+    #[arg(long, value_name = "D", value_delimiter = ',', default_value = "0")]
+    latency_ms: Vec<f64>,
+    /// Runs every --join at every --latency-ms and writes DIR/latency.{json,md,png}.
+    #[arg(long, value_name = "DIR")]
+    study: Option<PathBuf>,
+    #[command(flatten)]
+    join: JoinArgs,
+    #[command(flatten)]
+    rtc: RtcArgs,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -73,20 +81,19 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         "--episodes: expected 1 to 1000000, got {}",
         args.episodes
     );
-    anyhow::ensure!(
-        args.latency_ms.is_finite() && args.latency_ms >= 0.0,
-        "--latency-ms: expected 0 or more, got {}",
-        args.latency_ms
-    );
     let policy = Policy::load(&args.policy, &device::cpu())?;
     let solver = policy.solver(args.solver.as_deref(), args.steps)?;
-    let options = EvalOptions {
-        episodes: args.episodes,
-        seed: args.seed,
-        n_action_steps: args.n_action_steps.unwrap_or(policy.signature().n_action_steps),
-        latency_ticks: (args.latency_ms * f64::from(FPS) / 1000.0).ceil() as usize,
-        max_steps: PushT::MAX_STEPS,
+    let rtc = args.rtc.over(&policy)?;
+    let base = EvalOptions { rtc, ..EvalOptions::new(&policy, args.episodes, args.seed) };
+    let joinings = args.join.all_over(&policy)?;
+    if let Some(folder) = &args.study {
+        let study = Study { policy: &policy, solver: &solver, base, name: &args.policy };
+        return study.run(&joinings, &args.latency_ms, folder, args.json);
+    }
+    let ([joining], [latency_ms]) = (joinings.as_slice(), args.latency_ms.as_slice()) else {
+        anyhow::bail!("expected one --join and one --latency-ms; --study DIR runs several");
     };
+    let options = EvalOptions { joining: *joining, latency_ms: *latency_ms, ..base };
     // On a terminal only: the tick that all episodes have reached.
     let bar = ProgressBar::new(PushT::MAX_STEPS as u64);
     bar.enable_steady_tick(Duration::from_millis(250));
@@ -103,7 +110,22 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     println!("avg_max_reward  {:6.3}", report.avg_max_reward);
     println!("avg_sum_reward  {:6.1}", report.avg_sum_reward);
     println!("avg_steps       {:6.1}    of the successful", report.avg_steps);
-    println!("nfe {} a chunk, {} actions executed", report.nfe, report.n_action_steps);
+    println!(
+        "nfe {} a chunk, {} actions executed, {} after {} ms",
+        report.nfe,
+        report.n_action_steps,
+        report.mode.name(),
+        report.latency_ms
+    );
+    let smooth = report.smoothness;
+    println!(
+        "step {:.1}  seam jump {:.1} (max {:.0})  jerk {:.1}  held {:.1} % of ticks",
+        smooth.mean_step,
+        smooth.seam_jump_mean,
+        smooth.seam_jump_max,
+        smooth.jerk_mean,
+        100.0 * smooth.held_share
+    );
     println!(
         "chunk latency   p50 {:.2} ms  p90 {:.2}  p99 {:.2}  max {:.2}",
         latency.p50, latency.p90, latency.p99, latency.max

@@ -130,6 +130,11 @@ impl Known {
         Ok(Self { mask, unknown, value, mode })
     }
 
+    /// Whether the known part is clean at every time, so that a network must be told times per token.
+    pub fn is_clean(&self) -> bool {
+        matches!(self.mode, Mode::Clamp(Hold::Clean))
+    }
+
     /// The denoiser that knows: for samplers in place of `denoiser`.
     ///
     /// # Errors

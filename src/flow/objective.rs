@@ -181,6 +181,20 @@ struct Place {
 }
 
 impl Batch {
+    /// The batch with the part under `known` (1 or 0, broadcast to the data) clean: its state is the data,
+    /// whatever the time. Training-time real-time chunking gives the first rows of a chunk so (Black
+    /// et al. 2025, arXiv 2512.05964); the network is to be told their time, and the loss to leave them
+    /// out.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn with_known(self, data: &Tensor, known: &Tensor) -> Result<Self> {
+        let unknown = known.affine(-1.0, 1.0)?;
+        let held = data.broadcast_mul(known)?;
+        let x_t = (self.x_t.broadcast_mul(&unknown)? + held)?;
+        Ok(Self { x_t, ..self })
+    }
+
     /// The loss of the network's `output` for `x_t`: the mean of `mask·weight·(output − target)²`
     /// over all elements, a scalar. `mask` is broadcast to the shape of the data.
     ///

@@ -6,6 +6,7 @@
 //! the newest. All in f32, operation by operation as LeRobot. Sources: Zhao et al. 2023 (ACT),
 //! algorithm 2; LeRobot `policies/act/modeling_act.py`, `ACTTemporalEnsembler` (0.4.4).
 
+use crate::action::ensemble_weights;
 use crate::{Error, Result};
 
 /// The running means of one robot's coming actions.
@@ -29,16 +30,7 @@ impl Ensembler {
         if chunk_size == 0 {
             return Err(Error::Invalid("chunk_size: expected 1 or more, got 0".to_owned()));
         }
-        let rate = (-coefficient) as f32;
-        let mut sum = 0.0;
-        let weights: Vec<[f32; 2]> = (0..chunk_size)
-            .map(|i| {
-                let weight = f64::from(rate * i as f32).exp() as f32;
-                // torch adds up in f64 and rounds each sum.
-                sum += f64::from(weight);
-                [weight, sum as f32]
-            })
-            .collect();
+        let weights = ensemble_weights(coefficient, chunk_size);
         if !weights.as_flattened().iter().all(|weight| weight.is_finite()) {
             return Err(Error::range(
                 "temporal_ensemble_coeff",

@@ -19,19 +19,24 @@ pub mod net;
 pub mod process;
 pub mod processor;
 pub mod queue;
+pub mod rtc;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 
+use crate::action::{Form, Joining, Mode};
 pub use crate::action::{Picture, PolicyObs as Observation};
 use crate::flow::Noise;
+use crate::flow::known::Times;
 use crate::{Error, Result};
 use config::{PolicyConfig, Signature};
 pub use net::{Net, feature_len};
-pub use process::{Process, Solver};
+pub use process::{Process, Solver, Steer};
 use processor::{Inputs, Processor, Stats, legacy};
+pub use rtc::{Continuing, RtcConfig};
 use weights::Weights;
 
 /// File name of the weights.
@@ -58,6 +63,18 @@ impl From<Vec<f32>> for Draws {
     }
 }
 
+impl Draws {
+    /// The noise of some samples of a batch of `batch` chunks of `len` values.
+    fn select(&self, samples: &[usize], batch: usize, len: usize) -> Self {
+        let pick = |all: &[f32]| -> Vec<f32> {
+            let row = |i: &usize| all.get(i * len..(i + 1) * len).unwrap_or_default().to_vec();
+            samples.iter().flat_map(row).collect()
+        };
+        let steps = self.step_noise.chunks_exact((batch * len).max(1));
+        Self { noise: pick(&self.noise), step_noise: steps.flat_map(pick).collect() }
+    }
+}
+
 /// What [`Policy::infer`] answers.
 #[derive(Clone, Debug)]
 pub struct Chunks {
@@ -68,6 +85,16 @@ pub struct Chunks {
     pub normalized: Vec<f32>,
     /// Network evaluations a chunk.
     pub nfe: usize,
+    /// Time until the observations were encoded; the rest is the integration.
+    pub encode: Duration,
+}
+
+/// What a sampling run begins from.
+struct Run<'a> {
+    histories: &'a [&'a [Observation]],
+    draws: Draws,
+    solver: &'a Solver,
+    continuing: Option<Continuing<'a>>,
 }
 
 /// A loaded policy.
@@ -164,20 +191,56 @@ impl Policy {
         self.signature.horizon * self.signature.action_dim()
     }
 
+    /// How its chunks are joined, as its folder says; the newest chunk at once where that is silent.
+    pub fn joining(&self) -> Joining {
+        match (&self.config, self.config.temporal_ensemble_coeff()) {
+            (PolicyConfig::Flow(config), _) => config.joining.unwrap_or_default(),
+            (_, Some(temporal_ensemble_coeff)) => Joining {
+                mode: Mode::TemporalEnsemble,
+                temporal_ensemble_coeff,
+                ..Joining::default()
+            },
+            _ => Joining::default(),
+        }
+    }
+
+    /// Whether it can make chunks for this way of joining.
+    pub fn can_join(&self, mode: Mode) -> bool {
+        match mode.form() {
+            None => true,
+            Some(Form::Prefix) => self.net.takes_row_times(),
+            Some(_) => self.process.is_some(),
+        }
+    }
+
+    /// Guidance of real-time chunking, as its folder says.
+    pub fn rtc_config(&self) -> RtcConfig {
+        match &self.config {
+            PolicyConfig::Flow(config) => config.rtc_config.clone().unwrap_or_default(),
+            PolicyConfig::Diffusion(_) | PolicyConfig::Act(_) => RtcConfig::default(),
+        }
+    }
+
     /// The noise of a batch: sample i of it has the generator's sample number `samples[i]`, and a
     /// sample's noise does not depend on the others. `draw` tells chunks of one sample apart.
     pub fn draws(&self, noise: &Noise, samples: &[u64], draw: u64, solver: &Solver) -> Draws {
+        let keys: Vec<_> = samples.iter().map(|&sample| (sample, draw)).collect();
+        self.draws_of(noise, &keys, solver)
+    }
+
+    /// As [`Policy::draws`], with sample and draw number of each chunk.
+    pub fn draws_of(&self, noise: &Noise, keys: &[(u64, u64)], solver: &Solver) -> Draws {
         let len = if solver.sampler.is_some() { self.chunk_len() } else { 0 };
         let steps = if solver.is_stochastic() { solver.steps } else { 0 };
         let mut draws = Draws {
-            noise: Vec::with_capacity(samples.len() * len),
-            step_noise: vec![0.0; steps * samples.len() * len],
+            noise: Vec::with_capacity(keys.len() * len),
+            step_noise: vec![0.0; steps * keys.len() * len],
         };
-        for (i, &sample) in samples.iter().enumerate() {
+        for (i, &(sample, draw)) in keys.iter().enumerate() {
             let all = noise.normal(sample, draw, (steps + 1) * len);
             draws.noise.extend_from_slice(&all[..len]);
             for step in 0..steps {
-                let at = (step * samples.len() + i) * len;
+                let at = (step * keys.len() + i) * len;
                 let row = &all[(step + 1) * len..(step + 2) * len];
                 draws.step_noise[at..at + len].copy_from_slice(row);
             }
@@ -195,7 +258,8 @@ impl Policy {
         draws: impl Into<Draws>,
         solver: &Solver,
     ) -> Result<Chunks> {
-        self.run(histories, draws.into(), solver, None)
+        let run = Run { histories, draws: draws.into(), solver, continuing: None };
+        self.run(run, None)
     }
 
     /// As [`Policy::infer`]; `trace(t, x_t)` sees the noise and the state after every solver step,
@@ -210,19 +274,72 @@ impl Policy {
         solver: &Solver,
         trace: &mut Trace<'_>,
     ) -> Result<Chunks> {
-        self.run(histories, draws.into(), solver, Some(trace))
+        let run = Run { histories, draws: draws.into(), solver, continuing: None };
+        self.run(run, Some(trace))
     }
 
-    fn run(
+    /// As [`Policy::infer`], with chunks that continue what is being played. Chunks that stand alone are
+    /// made as if nobody else were in the batch.
+    ///
+    /// # Errors
+    /// As [`Policy::infer`]; when what is left over has another shape or is not finite, or the
+    /// network or solver cannot continue in this form.
+    pub fn infer_continued(
         &self,
         histories: &[&[Observation]],
-        draws: Draws,
+        draws: impl Into<Draws>,
         solver: &Solver,
+        continuing: Continuing<'_>,
         mut trace: Option<&mut Trace<'_>>,
     ) -> Result<Chunks> {
+        let (draws, n) = (draws.into(), histories.len());
+        if continuing.chunks.len() != n {
+            let got = continuing.chunks.len();
+            return Err(Error::shape("continuations", [n], [got]));
+        }
+        self.check_draws(&draws, n, solver)?;
+        let (rows, len) = (self.signature.rows() * self.signature.action_dim(), self.chunk_len());
+        let mut all = Chunks {
+            actions: vec![0.0; n * rows],
+            normalized: vec![0.0; n * len],
+            nfe: 0,
+            encode: Duration::ZERO,
+        };
+        for continued in [false, true] {
+            let group: Vec<usize> =
+                (0..n).filter(|&i| continuing.chunks[i].is_some() == continued).collect();
+            if group.is_empty() {
+                continue;
+            }
+            let histories: Vec<_> = group.iter().map(|&i| histories[i]).collect();
+            let chunks: Vec<_> = group.iter().map(|&i| continuing.chunks[i]).collect();
+            let run = Run {
+                histories: &histories,
+                draws: draws.select(&group, n, len),
+                solver,
+                continuing: continued.then_some(Continuing { chunks: &chunks, ..continuing }),
+            };
+            // Only the first of the batch is drawn.
+            let trace = if group[0] == 0 { trace.take() } else { None };
+            let part = self.run(run, trace)?;
+            for (at, &i) in group.iter().enumerate() {
+                all.actions[i * rows..(i + 1) * rows]
+                    .copy_from_slice(&part.actions[at * rows..(at + 1) * rows]);
+                all.normalized[i * len..(i + 1) * len]
+                    .copy_from_slice(&part.normalized[at * len..(at + 1) * len]);
+            }
+            all.nfe = all.nfe.max(part.nfe);
+            all.encode += part.encode;
+        }
+        Ok(all)
+    }
+
+    fn run(&self, run: Run<'_>, mut trace: Option<&mut Trace<'_>>) -> Result<Chunks> {
+        let Run { histories, draws, solver, continuing } = run;
         let (h, d) = (self.signature.horizon, self.signature.action_dim());
         let shape = (histories.len(), h, d);
         self.check_draws(&draws, histories.len(), solver)?;
+        let start = Instant::now();
         let inputs =
             histories.iter().map(|history| self.inputs(history)).collect::<Result<Vec<_>>>()?;
         let robot_units = |normalized: &[f32]| {
@@ -237,10 +354,28 @@ impl Policy {
             actions
         };
         let context = self.net.context(&inputs, &self.device)?;
+        let encode = start.elapsed();
         let (x, nfe) = match &self.process {
+            None if continuing.is_some() => {
+                return Err(Error::Invalid(
+                    "this policy makes its chunk in one evaluation and cannot continue another: \
+                     expected temporal_ensemble, an average, append, replace or synchronous"
+                        .into(),
+                ));
+            }
             None => (self.net.direct(&context)?, 1),
             Some(process) => {
                 let b = histories.len();
+                let steer = match continuing {
+                    None => Steer::Free,
+                    Some(continuing) => continuing.steer(
+                        histories,
+                        &self.signature,
+                        &self.processor,
+                        solver.steps,
+                        &self.device,
+                    )?,
+                };
                 let x = Tensor::from_vec(draws.noise, shape, &self.device)?;
                 let steps = draws.step_noise;
                 let mut draw = |step: usize, x: &Tensor| -> Result<Tensor> {
@@ -254,8 +389,19 @@ impl Policy {
                     }
                     Ok(())
                 };
-                let mut network = |x: &Tensor, t: f64| self.net.predict(&context, x, &vec![t; b]);
-                let solution = process.run(solver, x, &mut network, &mut draw, &mut observe)?;
+                let mut network = |x: &Tensor, times: &Times| {
+                    let rows = times.tokens.as_ref();
+                    let rows = rows.map(|t| t.flatten_all()?.to_vec1::<f64>()).transpose()?;
+                    self.net.predict_rows(&context, x, &vec![times.t; b], rows.as_deref())
+                };
+                let solution = process.run_steered(
+                    solver,
+                    x,
+                    &mut network,
+                    &steer,
+                    &mut draw,
+                    &mut observe,
+                )?;
                 (solution.x, solution.nfe)
             }
         };
@@ -264,7 +410,7 @@ impl Policy {
         if !actions.iter().all(|a| a.is_finite()) {
             return Err(Error::Rejected { reason: "the network's actions are not finite".into() });
         }
-        Ok(Chunks { actions, normalized, nfe })
+        Ok(Chunks { actions, normalized, nfe, encode })
     }
 
     fn check_draws(&self, draws: &Draws, batch: usize, solver: &Solver) -> Result<()> {

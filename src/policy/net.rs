@@ -88,7 +88,8 @@ impl Net {
         let encoder = Encoder::new(config);
         Ok(match &config.network {
             Network::Mlp(mlp) => {
-                Body::Mlp(FlowMlp::load(mlp, features, config.horizon * action_dim, vb)?, encoder)
+                let shape = [config.horizon, action_dim];
+                Body::Mlp(FlowMlp::load(mlp, features, shape, vb)?, encoder)
             }
             Network::Unet1d(unet) => {
                 if unet.action_dim != action_dim || unet.cond_dim != features {
@@ -135,10 +136,46 @@ impl Net {
     /// # Errors
     /// When a shape is another.
     pub fn predict(&self, context: &Tensor, x_t: &Tensor, t: &[f64]) -> Result<Tensor> {
-        let time: Vec<f64> = t.iter().map(|t| t * self.time_scale).collect();
+        self.predict_rows(context, x_t, t, None)
+    }
+
+    /// Whether each row of a chunk may have a time of its own.
+    pub fn takes_row_times(&self) -> bool {
+        matches!(&self.body, Body::Mlp(mlp, _) if mlp.takes_token_times())
+    }
+
+    /// As [`Net::predict`], with the path's own time of each row, `b·horizon` of them, for a network
+    /// that takes such ([`Net::takes_row_times`]).
+    ///
+    /// # Errors
+    /// When the network does not, or a shape is another.
+    pub fn predict_rows(
+        &self,
+        context: &Tensor,
+        x_t: &Tensor,
+        t: &[f64],
+        rows: Option<&[f64]>,
+    ) -> Result<Tensor> {
+        let scaled = |t: &[f64]| -> Vec<f64> { t.iter().map(|t| t * self.time_scale).collect() };
+        let time = scaled(t);
+        if let Some(rows) = rows {
+            if !self.takes_row_times() {
+                return Err(Error::Invalid(
+                    "network: expected one with a time for each row (token_embed_dim above 0, trained with \
+                     rtc_training_max_delay), got one with a time for the chunk; rtc_identity and \
+                     rtc_vjp join the chunks of any network"
+                        .into(),
+                ));
+            }
+            let (b, h, _) = x_t.dims3()?;
+            if rows.len() != b * h {
+                return Err(Error::shape("times of the rows", [b, h], rows.len()));
+            }
+        }
         match &self.body {
             Body::Mlp(mlp, _) => {
-                let flat = mlp.velocity(context, &x_t.flatten_from(1)?, &time)?;
+                let x = x_t.flatten_from(1)?;
+                let flat = mlp.velocity(context, &x, &time, rows.map(scaled).as_deref())?;
                 Ok(flat.reshape(x_t.shape())?)
             }
             Body::Unet(unet, _) => unet_at(unet, context, x_t, &time),

@@ -16,8 +16,9 @@ use candle_core::Tensor;
 
 use super::config::MAX_STEPS;
 use crate::flow::clip::{Limit, Residue, limited};
-use crate::flow::denoiser::denoiser;
-use crate::flow::{Denoiser, Path, Target};
+use crate::flow::denoiser::velocity;
+use crate::flow::known::{Times, TokenDenoiser};
+use crate::flow::{Denoiser, Estimate, Known, Path, Target};
 use crate::solver::{self, Draw, Noising, Observer, Sampler, Solution, Tableau, spacing, tableau};
 use crate::{Error, Result};
 
@@ -136,31 +137,135 @@ impl Process {
         draw: &mut Draw<'_>,
         observe: &mut Observer<'_>,
     ) -> Result<Solution> {
+        let mut network = |x: &Tensor, times: &Times| network(x, times.t);
+        self.run_steered(solver, x, &mut network, &Steer::Free, draw, observe)
+    }
+
+    /// As [`Process::run`], held to something known; the network may be told times of rows.
+    ///
+    /// # Errors
+    /// As [`Process::run`]; when the method cannot be steered so.
+    pub fn run_steered(
+        &self,
+        solver: &Solver,
+        x: Tensor,
+        network: &mut RowNetwork<'_>,
+        steer: &Steer,
+        draw: &mut Draw<'_>,
+        observe: &mut Observer<'_>,
+    ) -> Result<Solution> {
         let grid = self.grid(solver.steps)?;
         let Some(sampler) = &solver.sampler else {
             return Err(Error::Invalid("solver: expected a method, got none".into()));
         };
-        match sampler {
+        let residue = match sampler {
+            Sampler::Transfer { noising } if *noising == Noising::Eta(0.0) => Residue::Kept,
+            _ => Residue::Recomputed,
+        };
+        let mut of_rows = |x: &Tensor, times: &Times| {
+            let output = network(x, times)?;
+            Estimate::from_output(self.target, &self.path.at(times.t), x, &output)
+        };
+        match (sampler, steer) {
             // The field is what the network emits: no detour over data and noise.
-            Sampler::RungeKutta { tableau, .. } if self.target == Target::Velocity => {
-                solver::integrate_observed(network, x, &grid, tableau, observe)
+            (Sampler::RungeKutta { tableau, .. }, Steer::Free)
+                if self.target == Target::Velocity =>
+            {
+                let mut field = |x: &Tensor, t: f64| network(x, &Times { t, tokens: None });
+                solver::integrate_observed(&mut field, x, &grid, tableau, observe)
             }
-            sampler => {
-                let mut plain = denoiser(&self.path, self.target, network);
-                let residue = match sampler {
-                    Sampler::Transfer { noising } if *noising == Noising::Eta(0.0) => Residue::Kept,
-                    _ => Residue::Recomputed,
-                };
-                let mut clipped;
-                let denoiser: &mut Denoiser<'_> = match self.limit {
-                    Some(limit) => {
-                        clipped = limited(&self.path, limit, residue, &mut plain)?;
-                        &mut clipped
-                    }
-                    None => &mut plain,
-                };
-                sampler.run(denoiser, &self.path, x, &grid, draw, observe)
+            (Sampler::RungeKutta { tableau, .. }, Steer::Ramp { speed, known, value }) => {
+                let x =
+                    (x.broadcast_mul(&known.affine(-1.0, 1.0)?)? + value.broadcast_mul(known)?)?;
+                let mut plain = |x: &Tensor, t: f64| of_rows(x, &Times { t, tokens: None });
+                let mut field = velocity(&self.path, &mut plain);
+                let mut ramped = |x: &Tensor, t: f64| Ok(field(x, t)?.broadcast_mul(speed)?);
+                solver::integrate_observed(&mut ramped, x, &grid, tableau, observe)
+            }
+            (_, Steer::Ramp { .. }) => Err(Error::Invalid(format!(
+                "overlap: expected a method that follows a velocity (euler, heun, …), got {}; \
+                 rtc_identity joins the chunks of any method",
+                solver.name
+            ))),
+            (sampler, Steer::Known(known)) => {
+                let x = known.hold(&self.path, &x, grid[0])?;
+                self.known(sampler, known, x, &mut of_rows, residue, &grid, draw, observe)
+            }
+            (sampler, Steer::Free) => {
+                let mut plain = |x: &Tensor, t: f64| of_rows(x, &Times { t, tokens: None });
+                self.clipped(&mut plain, residue, &mut |denoiser| {
+                    sampler.run(denoiser, &self.path, x.clone(), &grid, draw, observe)
+                })
             }
         }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one sampling run, taken apart")]
+    fn known(
+        &self,
+        sampler: &Sampler,
+        known: &Known,
+        x: Tensor,
+        of_rows: &mut TokenDenoiser<'_>,
+        residue: Residue,
+        grid: &[f64],
+        draw: &mut Draw<'_>,
+        observe: &mut Observer<'_>,
+    ) -> Result<Solution> {
+        if known.is_clean() {
+            let mut held = known.token_denoiser(&self.path, of_rows);
+            return sampler.run(&mut held, &self.path, x, grid, draw, observe);
+        }
+        let mut plain = |x: &Tensor, t: f64| of_rows(x, &Times { t, tokens: None });
+        self.clipped(&mut plain, residue, &mut |denoiser| {
+            let mut held = known.denoiser(&self.path, denoiser)?;
+            sampler.run(&mut held, &self.path, x.clone(), grid, draw, observe)
+        })
+    }
+
+    /// Hands on the denoiser with its data estimate limited, where the process limits it.
+    fn clipped(
+        &self,
+        plain: &mut Denoiser<'_>,
+        residue: Residue,
+        then: &mut dyn FnMut(&mut Denoiser<'_>) -> Result<Solution>,
+    ) -> Result<Solution> {
+        match self.limit {
+            Some(limit) => then(&mut limited(&self.path, limit, residue, plain)?),
+            None => then(plain),
+        }
+    }
+}
+
+/// A network that may be told the times of rows: `(x_t, times)` to what it emits.
+pub type RowNetwork<'a> = dyn FnMut(&Tensor, &Times) -> Result<Tensor> + 'a;
+
+/// What holds a sample while it is made.
+#[derive(Clone, Debug)]
+pub enum Steer {
+    /// Nothing.
+    Free,
+    /// A known part.
+    Known(Known),
+    /// Begun at known values; the velocity is weighed by row.
+    Ramp {
+        /// Factor of the velocity, `[b, h, 1]`.
+        speed: Tensor,
+        /// 1 where the chunk begins at the value, else 0.
+        known: Tensor,
+        /// The values, `[b, h, d]`.
+        value: Tensor,
+    },
+}
+
+impl Steer {
+    /// A ramp for rows that are held as firmly as `mask` `[b, h, 1]` says: begun at `value` where it is
+    /// above 0, moved by `1 − mask`.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn ramp(mask: &Tensor, value: Tensor) -> Result<Self> {
+        let known = mask.gt(0.0)?.to_dtype(mask.dtype())?;
+        Ok(Self::Ramp { speed: mask.affine(-1.0, 1.0)?, known, value })
     }
 }

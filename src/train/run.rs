@@ -1,12 +1,13 @@
 //! One training run, from recipe to checkpoints.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,7 @@ use super::recipe::Recipe;
 use super::samples::{Batch, Demonstrations, Sampler};
 use crate::dataset::Dataset;
 use crate::flow::Objective;
+use crate::nn::mlp::TOKEN_TIME;
 use crate::nn::params::Params;
 use crate::plot::{Series, line_plot};
 use crate::policy::processor::{self, Processor, Stats};
@@ -90,7 +92,14 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
         let weights = Weights::open(&folder::resolve(folder)?)?;
         let tensors =
             weights.names().map(|(name, _)| Ok((name.to_owned(), weights.read(name, device)?)));
-        params.assign(&tensors.collect::<Result<_>>()?)?;
+        let mut tensors = tensors.collect::<Result<HashMap<_, _>>>()?;
+        // A layer that starts at zero changes nothing: it may be new.
+        for (name, var) in params.named() {
+            if name.starts_with(TOKEN_TIME) && !tensors.contains_key(&name) {
+                tensors.insert(name, var.as_tensor().copy()?);
+            }
+        }
+        params.assign(&tensors)?;
     }
     let mut adam = AdamW::new(recipe.optimizer.clone(), params.named())?;
     if let Some((_, folder)) = &newest {
@@ -197,15 +206,31 @@ pub fn objective(recipe: &Recipe) -> Result<Objective> {
     Ok(Objective { path: process.path, target: process.target, time, ..Objective::default() })
 }
 
-/// The loss of one minibatch, padding masked out where the policy says so.
+/// The loss of one minibatch, padding masked out where the policy says so. Rows that are given (see
+/// [`Batch::delay`]) are clean, have the time of the data, and are no part of the loss.
 ///
 /// # Errors
 /// When a shape is another.
-pub fn batch_loss(net: &Net, objective: &Objective, batch: &Batch) -> Result<candle_core::Tensor> {
+pub fn batch_loss(net: &Net, objective: &Objective, batch: &Batch) -> Result<Tensor> {
     let pairs = objective.batch(&batch.actions, &batch.noise, None, &batch.t)?;
     let context = net.encode(&batch.features)?;
-    let output = net.predict(&context, &pairs.x_t, &batch.t)?;
-    pairs.loss(&output, Some(&batch.mask))
+    if batch.delay.iter().all(|delay| *delay == 0) {
+        let output = net.predict(&context, &pairs.x_t, &batch.t)?;
+        return pairs.loss(&output, Some(&batch.mask));
+    }
+    let (b, h, _) = batch.actions.dims3()?;
+    let clean = objective.path.ends().1;
+    let (mut known, mut times) = (vec![0f32; b * h], vec![0f64; b * h]);
+    for (i, (t, delay)) in batch.t.iter().zip(&batch.delay).enumerate() {
+        times[i * h..(i + 1) * h].fill(*t);
+        times[i * h..i * h + delay].fill(clean);
+        known[i * h..i * h + delay].fill(1.0);
+    }
+    let known = Tensor::from_vec(known, (b, h, 1), batch.actions.device())?;
+    let pairs = pairs.with_known(&batch.actions, &known)?;
+    let output = net.predict_rows(&context, &pairs.x_t, &batch.t, Some(&times))?;
+    let free = known.affine(-1.0, 1.0)?;
+    pairs.loss(&output, Some(&(&batch.mask * free)?))
 }
 
 fn evaluate_ema(
@@ -217,15 +242,8 @@ fn evaluate_ema(
     let vb = candle_nn::VarBuilder::from_tensors(adam.ema()?, candle_core::DType::F32, device);
     let net = Net::load(&recipe.policy, vb)?;
     let config = recipe.policy.clone();
-    let n_action_steps = config.signature().n_action_steps;
     let policy = Policy::from_parts(config, processor.clone(), net, device.clone())?;
-    let options = EvalOptions {
-        episodes: recipe.eval.episodes,
-        seed: recipe.eval.seed,
-        n_action_steps,
-        latency_ticks: 0,
-        max_steps: pathline_sim::pusht::PushT::MAX_STEPS,
-    };
+    let options = EvalOptions::new(&policy, recipe.eval.episodes, recipe.eval.seed);
     evaluate(&policy, &policy.solver(None, None)?, &options, &mut |_, _, _| ())
 }
 
@@ -233,7 +251,7 @@ fn write_policy(
     dir: &Path,
     recipe: &Recipe,
     stats: &Stats,
-    weights: &std::collections::HashMap<String, candle_core::Tensor>,
+    weights: &HashMap<String, Tensor>,
 ) -> Result<()> {
     tensors::save(weights, &dir.join(WEIGHTS))?;
     processor::save(dir, &recipe.policy.signature(), stats)?;

@@ -207,6 +207,7 @@ fn moments<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone, dim: usize) -> Fea
 }
 
 /// One minibatch; `b` samples.
+#[derive(Clone, Debug)]
 pub struct Batch {
     /// `[b, features]`.
     pub features: Tensor,
@@ -218,6 +219,8 @@ pub struct Batch {
     pub t: Vec<f64>,
     /// `[b, horizon, 1]`: 1 where the action is of the episode, 0 past its end.
     pub mask: Tensor,
+    /// Rows at the front of each sample that are given, clean.
+    pub delay: Vec<usize>,
 }
 
 /// Draws minibatches: every frame once an epoch, in an order that the seed and the epoch give.
@@ -227,6 +230,7 @@ pub struct Sampler<'a> {
     encoder: FeatureEncoder,
     feature_len: usize,
     mask_padding: bool,
+    max_delay: usize,
     objective: &'a Objective,
     processor: &'a Processor,
     mirror: Option<&'a Mirror>,
@@ -240,6 +244,7 @@ mod draw {
     pub(super) const MIRROR: u64 = 1;
     pub(super) const TIME: u64 = 2;
     pub(super) const NOISE: u64 = 3;
+    pub(super) const DELAY: u64 = 4;
 }
 
 impl<'a> Sampler<'a> {
@@ -258,6 +263,7 @@ impl<'a> Sampler<'a> {
             encoder: config.feature_encoder(),
             feature_len: feature_len(config),
             mask_padding: config.masks_padding(),
+            max_delay: config.rtc_training_max_delay(),
             objective,
             processor,
             mirror,
@@ -277,6 +283,7 @@ impl<'a> Sampler<'a> {
         let mut actions = Vec::with_capacity(size * h * d);
         let mut noise = vec![0f32; size * h * d];
         let mut mask = Vec::with_capacity(size * h);
+        let mut delay = vec![0; size];
         for i in 0..size {
             let global = (step * size + i) as u64;
             let frame = self.frame(global);
@@ -285,6 +292,10 @@ impl<'a> Sampler<'a> {
             self.push(frame, mirror, &mut features, &mut actions, &mut mask);
             let row = &mut noise[i * h * d..(i + 1) * h * d];
             self.noise.normal_into(global, draw::NOISE, row);
+            if self.max_delay > 0 {
+                let share = self.noise.uniform(global, draw::DELAY);
+                delay[i] = ((share * (self.max_delay + 1) as f64) as usize).min(self.max_delay);
+            }
         }
         let t = self.objective.times(&self.noise, (step * size) as u64, draw::TIME, size);
         Ok(Batch {
@@ -293,6 +304,7 @@ impl<'a> Sampler<'a> {
             noise: Tensor::from_vec(noise, (size, h, d), device)?,
             mask: Tensor::from_vec(mask, (size, h, 1), device)?,
             t,
+            delay,
         })
     }
 

@@ -20,3 +20,6 @@ mod vec2;
 
 pub use env::{Outcome, PushT};
 pub use rollouts::{Rollout, rollout, rollouts};
+
+/// The robot file of PushT's agent: rates and limits, as TOML.
+pub const ROBOT: &str = include_str!("../../robots/pusht.toml");

@@ -10,11 +10,13 @@ use super::{
     ENVIRONMENT_STATE, FeatureType, Features, MAX_STEPS, NormalizationMapping, STATE, Signature,
     check_action, check_count, check_vector, vector,
 };
+use crate::action::{Form, Joining};
 use crate::flow::clip::Limit;
 use crate::flow::{Path, Target};
 use crate::nn::mlp::MlpConfig;
 use crate::nn::unet1d::UNet1dConfig;
 use crate::policy::process::Process;
+use crate::policy::rtc::RtcConfig;
 use crate::{Error, Result};
 
 /// The network that predicts the velocity.
@@ -79,6 +81,17 @@ pub struct FlowConfig {
     pub feature_encoder: FeatureEncoder,
     /// The network.
     pub network: Network,
+    /// Training-time real-time chunking: in training the first 0 to so many rows of a chunk are given,
+    /// clean, and the rest is learned; a delay of so many ticks can be continued. 0: not trained so.
+    /// LeRobot's name.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rtc_training_max_delay: usize,
+    /// How its chunks are joined unless the user says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joining: Option<Joining>,
+    /// Guidance of real-time chunking; LeRobot's name and keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtc_config: Option<RtcConfig>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -156,6 +169,7 @@ impl FlowConfig {
                 ));
             }
         }
+        self.check_joining()?;
         match &self.network {
             Network::Mlp(mlp) => mlp.validate(),
             Network::Unet1d(unet) => {
@@ -167,6 +181,32 @@ impl FlowConfig {
                 fail(format!("horizon: expected a multiple of {multiple}, got {}", self.horizon))
             }
         }
+    }
+
+    fn check_joining(&self) -> Result<()> {
+        let rows = match &self.network {
+            Network::Mlp(mlp) => mlp.token_embed_dim > 0,
+            Network::Unet1d(_) => false,
+        };
+        if self.rtc_training_max_delay >= self.horizon || (self.rtc_training_max_delay > 0) != rows
+        {
+            return Err(Error::Invalid(format!(
+                "rtc_training_max_delay: expected less than the horizon ({}), and above 0 for a network \
+                 with a time for each row (mlp, token_embed_dim) and only for one, got {}",
+                self.horizon, self.rtc_training_max_delay
+            )));
+        }
+        if let Some(joining) = &self.joining {
+            joining.validate(self.horizon)?;
+            if joining.mode.form() == Some(Form::Prefix) && !rows {
+                return Err(Error::Invalid(
+                    "joining: expected a network with a time for each row for rtc_prefix; \
+                     rtc_identity joins the chunks of any network"
+                        .into(),
+                ));
+            }
+        }
+        self.rtc_config.as_ref().map_or(Ok(()), |rtc| rtc.validate())
     }
 
     /// Lengths of state, environment state and action.

@@ -240,6 +240,14 @@ impl PolicyConfig {
         }
     }
 
+    /// Most rows at the front of a chunk that training gives, clean; 0 if it gives none.
+    pub fn rtc_training_max_delay(&self) -> usize {
+        match self {
+            Self::Flow(config) => config.rtc_training_max_delay,
+            Self::Diffusion(_) | Self::Act(_) => 0,
+        }
+    }
+
     /// Whether rows of a chunk that lie outside the episode are left out of the loss.
     pub fn masks_padding(&self) -> bool {
         match self {
