@@ -423,7 +423,7 @@ impl Gate {
             let target = if no_limit { Some(*value) } else { target };
             let target = if any { target.or(Some(*value)) } else { target };
             let Some(target) = target else { continue };
-            let next = match l.max_step {
+            let next = match l.velocity {
                 Some(max_step) if !no_step => slew(*now, target, max_step),
                 _ => target,
             };

@@ -53,7 +53,7 @@ fn config(rng: &mut Rng) -> GateConfig {
             let lo = rng.unit() * 200.0 - 100.0;
             let hi = lo + 0.5 + rng.unit() * 500.0;
             let max_step = rng.chance(0.5).then(|| 0.01 + rng.unit() * (hi - lo) * 0.3);
-            Limit { lo, hi, max_step }
+            Limit { velocity: max_step, ..Limit::new(lo, hi) }
         })
         .collect();
     GateConfig {
@@ -64,6 +64,7 @@ fn config(rng: &mut Rng) -> GateConfig {
         heartbeat: 1 + rng.below(12),
         overshoot: if rng.chance(0.5) { 0.0 } else { 0.1 },
         latch_after: if rng.chance(0.2) { 2 } else { 0 },
+        ..GateConfig::default()
     }
 }
 
@@ -255,7 +256,7 @@ fn run(seed: u64, weather: Option<Weather>, flaw: Option<Flaw>) -> Result<Tally,
                 let each = row.iter().zip(&c.limits).zip(&position);
                 each.map(|((v, l), from)| {
                     let to = limit(*v, l.lo, l.hi).unwrap();
-                    l.max_step.map_or(to, |step| slew(*from, to, step))
+                    l.velocity.map_or(to, |step| slew(*from, to, step))
                 })
                 .collect::<Vec<_>>()
             });
@@ -283,7 +284,7 @@ fn judge_limits(c: &GateConfig, from: &[f32], to: &[f32], tick: u64) -> Judged {
         let ok = x.is_finite() && l.lo <= *x && *x <= l.hi;
         law(ok, Law::Limits, || format!("tick {tick}: {x} outside {l:?}"))?;
         let step = (f64::from(*x) - f64::from(*was)).abs();
-        let ok = l.max_step.is_none_or(|max| step <= f64::from(max));
+        let ok = l.velocity.is_none_or(|max| step <= f64::from(max));
         law(ok, Law::Limits, || format!("tick {tick}: step {step}, {l:?}"))?;
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 
 fn config() -> GateConfig {
-    let limit = Limit { lo: 0.0, hi: 512.0, max_step: None };
+    let limit = Limit::new(0.0, 512.0);
     GateConfig {
         session: 7,
         limits: vec![limit; 2],
@@ -14,6 +14,7 @@ fn config() -> GateConfig {
         heartbeat: 8,
         overshoot: 0.1,
         latch_after: 3,
+        ..GateConfig::default()
     }
 }
 
@@ -136,7 +137,7 @@ fn a_little_outside_is_clamped_and_counted() {
 #[test]
 fn max_step_slows_the_robot_down_and_says_so() {
     let mut c = config();
-    c.limits[0].max_step = Some(30.0);
+    c.limits[0].velocity = Some(30.0);
     let mut g = Gate::new(c, &[10.0, 20.0]).unwrap();
     assert!(g.observed(1, 5));
     assert!(g.offer(&chunk(1, 1, 5).view(), 5).is_accepted());
@@ -244,7 +245,7 @@ fn the_last_tick_that_counts_still_counts() {
     assert!(g.offer(&short.view(), 6).is_accepted());
     assert_eq!((g.step(6).action[0], g.step(7).source), (101.0, Source::Hold));
     // The largest robot, and the largest times.
-    let limit = Limit { lo: -1.0, hi: 1.0, max_step: Some(0.5) };
+    let limit = Limit { lo: -1.0, hi: 1.0, velocity: Some(0.5), ..Limit::new(-1.0, 1.0) };
     let largest = GateConfig {
         limits: vec![limit; MAX_DIM],
         max_horizon: MAX_HORIZON,
@@ -272,7 +273,7 @@ fn two_observations_of_one_tick_are_both_known() {
 #[test]
 fn ticks_that_do_not_advance_move_nothing() {
     let mut c = config();
-    c.limits[0].max_step = Some(1.0);
+    c.limits[0].velocity = Some(1.0);
     let mut g = Gate::new(c, &[10.0, 20.0]).unwrap();
     assert!(g.observed(1, 5));
     assert!(g.offer(&chunk(1, 1, 5).view(), 5).is_accepted());
@@ -299,8 +300,8 @@ fn a_robot_without_limits_does_not_start() {
         (|c| c.limits[1].lo = f32::NAN, "dimension 1: expected finite lo < hi"),
         (|c| c.limits[1].hi = f32::INFINITY, "dimension 1: expected finite lo < hi"),
         (|c| c.limits[0].hi = 0.0, "dimension 0: expected finite lo < hi"),
-        (|c| c.limits[0].max_step = Some(0.0), "max_step"),
-        (|c| c.limits[0].max_step = Some(f32::NAN), "max_step"),
+        (|c| c.limits[0].velocity = Some(0.0), "velocity"),
+        (|c| c.limits[0].velocity = Some(f32::NAN), "velocity"),
         (|c| c.max_horizon = 0, "rows"),
         (|c| c.max_horizon = 1025, "rows"),
         (|c| c.max_obs_age = 0, "ticks"),

@@ -12,13 +12,17 @@ mod counters;
 mod gate;
 mod joining;
 mod limit;
+mod motion;
 mod observation;
+mod robot;
 mod timeline;
 
 #[cfg(test)]
 mod gate_laws;
 #[cfg(test)]
 mod gate_tests;
+#[cfg(test)]
+mod motion_laws;
 #[cfg(test)]
 mod sim_net;
 
@@ -33,4 +37,5 @@ pub use counters::{Counters, Reason, Verdict};
 pub use gate::{Command, Gate, GateState, Source};
 pub use joining::{Continuation, Form, Join, Joining, Mode};
 pub use observation::{Picture, PolicyObs};
+pub use robot::{Joint, RobotFile};
 pub use timeline::{Executed, Executing, Plan, Timeline};
