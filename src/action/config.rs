@@ -135,6 +135,9 @@ impl GateConfig {
         if self.commands_per_tick == 0 {
             return refuse("expected at least one command a tick, got 0".into());
         }
+        if self.join == (Join::Stop { rows: 0 }) {
+            return refuse("expected a join that plays at least 1 of the rows of a chunk".into());
+        }
         let old_share = if let Join::Blend { old } = self.join { old } else { 0.0 };
         if !(0.0..=1.0).contains(&old_share) {
             return refuse(format!("expected a blend with 0 to 1 of the old row, got {old_share}"));

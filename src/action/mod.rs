@@ -18,6 +18,8 @@ mod robot;
 mod timeline;
 
 #[cfg(test)]
+mod gate_judge;
+#[cfg(test)]
 mod gate_laws;
 #[cfg(test)]
 mod gate_tests;

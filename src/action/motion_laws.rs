@@ -15,16 +15,16 @@ fn half_unit(x: f32) -> f64 {
 }
 
 /// The last four commands, newest first; `None` for a command that kept the limits.
-struct Judge {
+pub(super) struct MotionJudge {
     past: [f32; 4],
 }
 
-impl Judge {
-    fn new(start: f32) -> Self {
+impl MotionJudge {
+    pub(super) fn new(start: f32) -> Self {
         Self { past: [start; 4] }
     }
 
-    fn see(&mut self, command: f32, l: &Limit) -> Option<String> {
+    pub(super) fn see(&mut self, command: f32, l: &Limit) -> Option<String> {
         let [a, b, c, _] = self.past;
         self.past = [command, a, b, c];
         if !(l.lo..=l.hi).contains(&command) {
@@ -114,7 +114,7 @@ impl Wish {
 }
 
 /// Periods from any state that keeps the limits to rest.
-fn stop_bound(axis: &Axis, l: &Limit) -> f64 {
+pub(super) fn stop_bound(axis: &Axis, l: &Limit) -> f64 {
     let none = f64::INFINITY;
     let [v, a, j] = [l.velocity, l.acceleration, l.jerk].map(|x| x.map_or(none, f64::from));
     // No larger acceleration is reached without breaking the velocity's limit after it: g(x) ≥ x²/2J.
@@ -138,7 +138,7 @@ fn run(seed: u64, flaw: Option<Flaw>) -> Result<(), String> {
     };
     let mut axis = Axis::at(start);
     axis.flaw = flaw;
-    let mut judge = Judge::new(start);
+    let mut judge = MotionJudge::new(start);
     let mut step = |axis: &mut Axis, target: Option<f32>| {
         let command = axis.step(target, &l);
         judge.see(command, &l).map_or(Ok(command), |what| Err(format!("{what}; {l:?}; {axis:?}")))
@@ -342,7 +342,7 @@ fn sweep(stride: usize) {
     ]
     .map(|(l, warm)| {
         let mut axis = Axis::at(480.0);
-        let mut judge = Judge::new(480.0);
+        let mut judge = MotionJudge::new(480.0);
         for target in warm {
             let command = axis.step(Some(*target), &l);
             assert_eq!(judge.see(command, &l), None);
@@ -357,7 +357,7 @@ fn sweep(stride: usize) {
                 for bits in (thread..=u32::MAX).step_by(stride * threads as usize) {
                     let target = f32::from_bits(bits);
                     for (l, axis, past) in axes {
-                        let (mut moved, mut judge) = (*axis, Judge { past: *past });
+                        let (mut moved, mut judge) = (*axis, MotionJudge { past: *past });
                         let command = moved.step(Some(target), l);
                         // Not a number is no target.
                         if !target.is_finite() {
