@@ -190,10 +190,12 @@ impl Judge {
                     Join::Keep => 1.0,
                     Join::Blend { old } => f64::from(old),
                     Join::Ensemble { coefficient } => {
+                        // There are as many weights as a chunk can have rows; the last one stands for more.
+                        let n = old.chunks.min(self.c.max_horizon as i32 - 1);
                         planned.chunks = old.chunks + 1;
                         let w = |i| f64::exp(-coefficient * f64::from(i));
-                        let before: f64 = (0..old.chunks).map(w).sum();
-                        before / (before + w(old.chunks))
+                        let before: f64 = (0..n).map(w).sum();
+                        before / (before + w(n))
                     }
                 };
                 let each = planned.values.iter_mut().zip(&old.values);
