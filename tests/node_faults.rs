@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use common::{Bus, DEADLINE, observation, poison, put, put_observation, until};
 use pathline::node::testing::ServoPolicy;
 use pathline::node::{
-    Camera, ChunkPolicy, NodeCounters, PolicyInfo, PolicyNode, PolicyObs, RobotConfig, RobotLink,
-    ServeOptions, SimOptions, Stop, run,
+    Camera, ChunkPolicy, NodeCounters, PolicyInfo, PolicyNode, PolicyObs, Request, RobotConfig,
+    RobotLink, ServeOptions, SimOptions, Stop, run,
 };
 use pathline::wire::{ACTION_CHUNK, ActionChunkMsg, CameraImage, OBSERVATION, Observation};
 use zenoh::{Session, Wait};
@@ -217,12 +217,11 @@ impl ChunkPolicy for Broken {
 
     fn infer(
         &mut self,
-        obs: &[PolicyObs],
-        seed: u64,
+        requests: &[Request],
         trace: Option<&mut Vec<Vec<f32>>>,
-    ) -> pathline::Result<Vec<f32>> {
-        if obs.iter().all(|obs| obs.state == [0.0, 0.0]) {
-            return ServoPolicy::pusht().infer(obs, seed, trace);
+    ) -> pathline::Result<Vec<Vec<f32>>> {
+        if requests[0].window.iter().all(|obs| obs.state == [0.0, 0.0]) {
+            return ServoPolicy::pusht().infer(requests, trace);
         }
         Err(pathline::Error::Invalid("broken on purpose".to_owned()))
     }
@@ -242,17 +241,16 @@ impl ChunkPolicy for Slow {
 
     fn infer(
         &mut self,
-        obs: &[PolicyObs],
-        seed: u64,
+        requests: &[Request],
         trace: Option<&mut Vec<Vec<f32>>>,
-    ) -> pathline::Result<Vec<f32>> {
+    ) -> pathline::Result<Vec<Vec<f32>>> {
         if self.warm_ups < 2 {
             self.warm_ups += 1;
         } else {
             self.entered.send(()).unwrap();
             self.go.recv_timeout(DEADLINE).unwrap();
         }
-        ServoPolicy::pusht().infer(obs, seed, trace)
+        ServoPolicy::pusht().infer(requests, trace)
     }
 }
 
@@ -296,14 +294,14 @@ impl ChunkPolicy for Seeing {
 
     fn infer(
         &mut self,
-        obs: &[PolicyObs],
-        seed: u64,
+        requests: &[Request],
         trace: Option<&mut Vec<Vec<f32>>>,
-    ) -> pathline::Result<Vec<f32>> {
+    ) -> pathline::Result<Vec<Vec<f32>>> {
         // Only what the policy looks at is kept.
         let one = |obs: &PolicyObs| matches!(&obs.images[..], [top] if top.data.len() == 24);
-        assert!(obs.iter().all(one), "{obs:?}");
-        ServoPolicy::pusht().infer(obs, seed, trace)
+        let window = &requests[0].window;
+        assert!(window.iter().all(one), "{window:?}");
+        ServoPolicy::pusht().infer(requests, trace)
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use super::inbox::{Inbox, Job, ObsIdent};
-use super::seam::{ChunkPolicy, PolicyInfo, PolicyObs};
+use super::seam::{ChunkPolicy, PolicyInfo, PolicyObs, Request};
 use super::status::{Ledger, NodeState};
 use crate::action::ActionChunk;
 use crate::wire::{ActionChunkMsg, Flags, Header, Time};
@@ -56,9 +56,9 @@ impl Worker {
     /// Runs the policy on zeros, twice, so that the first real chunk is not the slow one.
     pub(crate) fn warm_up(&mut self) -> Result<()> {
         let window = vec![self.info.blank_observation(); self.info.n_obs_steps];
+        let request = Request { window, seed: self.seed, continuation: None };
         for _ in 0..2 {
-            let actions = self.policy.infer(&window, self.seed, None)?;
-            check_chunk(&actions, &self.info)?;
+            only(self.policy.infer(std::slice::from_ref(&request), None)?, &self.info)?;
         }
         Ok(())
     }
@@ -76,7 +76,7 @@ impl Worker {
     fn answer(&mut self, job: Job) {
         let Job { ident, window, received, reply } = job;
         let started = Instant::now();
-        let made = self.infer(&window, &ident);
+        let made = self.infer(window, &ident);
         let inference = started.elapsed();
         let sent = made.and_then(|actions| {
             let bytes = self.stamp(&ident, actions, inference)?;
@@ -97,16 +97,15 @@ impl Worker {
         }
     }
 
-    fn infer(&mut self, window: &[PolicyObs], ident: &ObsIdent) -> Result<Vec<f32>> {
+    fn infer(&mut self, window: Vec<PolicyObs>, ident: &ObsIdent) -> Result<Vec<f32>> {
         let seed = noise_seed(self.seed, ident.episode, ident.step);
+        let request = Request { window, seed, continuation: None };
         let sink = self.trace.as_ref().filter(|sink| ident.episode < sink.episodes);
         let Some(sink) = sink else {
-            let actions = self.policy.infer(window, seed, None)?;
-            return check_chunk(&actions, &self.info).map(|()| actions);
+            return only(self.policy.infer(&[request], None)?, &self.info);
         };
         let mut states = Vec::with_capacity(self.info.nfe + 1);
-        let actions = self.policy.infer(window, seed, Some(&mut states))?;
-        check_chunk(&actions, &self.info)?;
+        let actions = only(self.policy.infer(&[request], Some(&mut states))?, &self.info)?;
         let trace = ChunkTrace { obs_tick: ident.tick, episode: ident.episode, states };
         // Full or closed: nobody draws.
         let _ = sink.sender.try_send(trace);
@@ -130,6 +129,8 @@ impl Worker {
             infer_ms: (inference.as_secs_f64() * 1e3) as f32,
             seed: noise_seed(self.seed, ident.episode, ident.step),
             flags: Flags::default(),
+            encode_ms: 0.0,
+            queue_ms: 0.0,
             chunk: ActionChunk {
                 session: ident.session,
                 epoch: self.epoch,
@@ -142,6 +143,14 @@ impl Worker {
             },
         };
         message.encode()
+    }
+}
+
+/// The one chunk of a batch of one, checked.
+fn only(mut chunks: Vec<Vec<f32>>, info: &PolicyInfo) -> Result<Vec<f32>> {
+    match (chunks.pop(), chunks.len()) {
+        (Some(chunk), 0) => check_chunk(&chunk, info).map(|()| chunk),
+        _ => Err(Error::Rejected { reason: "policy: expected one chunk for each request".into() }),
     }
 }
 
