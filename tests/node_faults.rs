@@ -53,7 +53,7 @@ fn a_bad_observation_raises_one_counter_and_nothing_else() {
     chunks.recv_timeout(DEADLINE).unwrap().expect("the good one is answered");
     let mut before = received(&node, 1);
     until("the answer is counted", || (node.status().counters.chunks == 1).then_some(()));
-    before.chunks = 1;
+    (before.chunks, before.batches, before.batched_max) = (1, 1, 1);
 
     let good = observation(9, 11).encode().unwrap();
     let shape = |state: usize, environment: usize| {
@@ -62,6 +62,10 @@ fn a_bad_observation_raises_one_counter_and_nothing_else() {
         bad.encode().unwrap()
     };
     let own = OBSERVATION.encoding;
+    let left_over = |values: usize| {
+        let left_over = vec![1.0; values];
+        Observation { left_over, ..observation(9, 11) }.encode().unwrap()
+    };
     type Counter = fn(&mut NodeCounters) -> &mut u64;
     let cases: Vec<(&str, &str, Vec<u8>, Counter)> = vec![
         // First: a run that was silent for a second may be replaced.
@@ -72,6 +76,7 @@ fn a_bad_observation_raises_one_counter_and_nothing_else() {
         ("empty", own, Vec::new(), |c| &mut c.malformed),
         ("a state too long", own, shape(3, 16), |c| &mut c.wrong_shape),
         ("no environment", own, shape(2, 0), |c| &mut c.wrong_shape),
+        ("half a row left over", own, left_over(3), |c| &mut c.wrong_shape),
         ("NaN", own, poison(good, 200.0), |c| &mut c.not_finite),
         ("out of order", own, observation(9, 9).encode().unwrap(), |c| &mut c.out_of_order),
         ("duplicate", own, observation(9, 10).encode().unwrap(), |c| &mut c.duplicate),

@@ -9,6 +9,7 @@
 //! Blocking calls only; zenoh owns its runtime. Everything periodic is dropped rather than waited
 //! for, and what decides about the robot is its own tick and [`Gate`](crate::action::Gate).
 
+mod batch;
 mod bus;
 mod clock;
 mod config;
