@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use pathline::action::{ActionChunk, Gate, GateConfig, GateState, Limit, Source};
+use pathline::action::{ActionChunk, Gate, GateConfig, GateState, Limit, Reason, Source};
 use pathline::wire::{
     ACTION_CHUNK, Action, ActionChunkMsg, Flags, Header, Observation, Time, offer,
 };
@@ -61,15 +61,13 @@ struct Robot {
 
 impl Robot {
     fn new() -> Self {
-        let limit = Limit { lo: 0.0, hi: 1e4, max_step: None };
         let config = GateConfig {
             session: 99,
-            limits: vec![limit; 2],
+            limits: vec![Limit::new(0.0, 1e4); 2],
             max_horizon: HORIZON,
             max_obs_age: 12,
             heartbeat: HEARTBEAT,
-            overshoot: 0.0,
-            latch_after: 0,
+            ..GateConfig::default()
         };
         Self { gate: Gate::new(config, &[0.0, 0.0]).unwrap(), tick: 0 }
     }
@@ -125,9 +123,10 @@ fn in_lockstep_every_nth_tick_starts_a_chunk_and_every_row_is_of_its_tick() {
 }
 
 #[test]
-fn a_slow_policy_skips_rows_but_never_shifts_them() {
+fn a_slow_policy_skips_rows_that_were_played_and_no_other() {
     let (mut robot, mut policy) = (Robot::new(), Policy { epoch: 1, seq: 0 });
     let mut on_the_way: Vec<(u64, Vec<u8>)> = Vec::new();
+    let mut first = None;
     for i in 0..60 {
         let obs = robot.observe();
         on_the_way.extend(policy.on_observation(&obs).map(|bytes| (robot.tick + 3, bytes)));
@@ -138,9 +137,16 @@ fn a_slow_policy_skips_rows_but_never_shifts_them() {
         let (action, source) = robot.act();
         if i < 3 {
             assert_eq!((source, action.index), (Source::Hold, -1), "nothing has come yet");
-        } else {
+            continue;
+        }
+        // The first chunk begins at its first row, late as it is: nothing was played meanwhile. Those that
+        // come while it is played begin at the row of now.
+        let chunk = *first.get_or_insert(action.chunk_seq);
+        if action.chunk_seq == chunk {
+            assert_eq!((action.index, action.action[0]), (i - 3, (i - 2) as f32));
+        } else if action.chunk_seq >= chunk + 3 {
             assert_eq!(action.action[0], robot.tick as f32, "the value says which tick it is for");
-            assert!(action.index >= 3, "rows that are late are skipped");
+            assert!(action.index >= 3, "rows that were played are skipped");
         }
     }
 }
@@ -183,4 +189,38 @@ fn a_dead_policy_is_a_hold_and_a_new_one_goes_on() {
     let asking = Observation { executing_chunk: 0, ..Observation::decode(&obs).unwrap() };
     let late = policy.on_observation(&asking.encode().unwrap()).unwrap();
     assert!(!robot.take(&late));
+}
+
+#[test]
+fn every_poisoned_value_of_the_bytes_is_refused_whole() {
+    let mut policy = Policy { epoch: 1, seq: 0 };
+    let good = policy.on_observation(&Robot::new().observe()).unwrap();
+    let values = ActionChunkMsg::decode(&good).unwrap().chunk.actions;
+    let first = good.windows(4).position(|bytes| bytes == values[0].to_le_bytes());
+    // 1.0 and 1000.0, then 2.0: the values' own place.
+    let row: Vec<u8> = values[..3].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let at = good.windows(row.len()).position(|bytes| bytes == row).unwrap();
+    assert!(first.is_some_and(|first| first <= at));
+    let mut refused = 0;
+    for value in 0..values.len() {
+        for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut robot = Robot::new();
+            robot.observe();
+            let mut bad = good.clone();
+            bad[at + 4 * value..][..4].copy_from_slice(&poison.to_le_bytes());
+            assert!(!robot.take(&bad));
+            let counters = robot.gate.counters();
+            assert_eq!(counters.rejected(Reason::NonFinite), 1, "value {value}: {poison}");
+            assert_eq!(counters.total(), 1);
+            assert_eq!(robot.gate.timeline().plan(), None);
+            let (action, source) = robot.act();
+            assert_eq!((action.action, source), (vec![0.0, 0.0], Source::Hold));
+            assert_eq!(robot.gate.state(), GateState::Idle);
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 3 * 2 * HORIZON);
+    let mut robot = Robot::new();
+    robot.observe();
+    assert!(robot.take(&good));
 }

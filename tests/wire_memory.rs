@@ -128,7 +128,7 @@ fn chunk(seq: u64, obs_seq: u64, obs_tick: u64) -> ActionChunkMsg {
 }
 
 fn gate() -> Gate {
-    let limit = Limit { lo: 0.0, hi: 512.0, max_step: Some(40.0) };
+    let limit = Limit { velocity: Some(40.0), ..Limit::new(0.0, 512.0) };
     let config = GateConfig {
         session: 7,
         limits: vec![limit; 2],
@@ -137,6 +137,7 @@ fn gate() -> Gate {
         heartbeat: 8,
         overshoot: 0.1,
         latch_after: 0,
+        ..GateConfig::default()
     };
     Gate::new(config, &[10.0, 20.0]).unwrap()
 }

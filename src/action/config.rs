@@ -7,6 +7,7 @@
     clippy::arithmetic_side_effects
 )]
 
+use super::joining::Join;
 use super::{MAX_DIM, MAX_HORIZON};
 use crate::{Error, Result};
 
@@ -21,8 +22,21 @@ pub struct Limit {
     pub lo: f32,
     /// Largest position, robot units.
     pub hi: f32,
-    /// Largest change from one tick to the next, robot units; `None` for a robot that takes any.
-    pub max_step: Option<f32>,
+    /// Largest first difference of commands, robot units per command period; `None` for a robot that takes any.
+    pub velocity: Option<f32>,
+    /// Largest second difference of commands.
+    pub acceleration: Option<f32>,
+    /// Largest third difference of commands.
+    pub jerk: Option<f32>,
+    /// Largest distance from the setpoint to the row of now at which a chunk is still taken.
+    pub jump: Option<f32>,
+}
+
+impl Limit {
+    /// A limit of the position alone.
+    pub const fn new(lo: f32, hi: f32) -> Self {
+        Self { lo, hi, velocity: None, acceleration: None, jerk: None, jump: None }
+    }
 }
 
 /// What a [`Gate`](super::Gate) is made from.
@@ -44,6 +58,27 @@ pub struct GateConfig {
     /// Chunks with a value that is not finite, one after the other, after which the gate latches;
     /// 0 never latches.
     pub latch_after: u32,
+    /// How a new chunk is joined to the one that is played.
+    pub join: Join,
+    /// Commands of one tick: [`Gate::step_at`](super::Gate::step_at) is called so often.
+    pub commands_per_tick: u32,
+}
+
+impl Default for GateConfig {
+    /// Everything but the limits, without which [`Gate::new`](super::Gate::new) is an error.
+    fn default() -> Self {
+        Self {
+            session: 0,
+            limits: Vec::new(),
+            max_horizon: 16,
+            max_obs_age: 20,
+            heartbeat: 10,
+            overshoot: 0.0,
+            latch_after: 0,
+            join: Join::Replace,
+            commands_per_tick: 1,
+        }
+    }
 }
 
 impl GateConfig {
@@ -58,10 +93,30 @@ impl GateConfig {
                 let (lo, hi) = (l.lo, l.hi);
                 return refuse(format!("dimension {d}: expected finite lo < hi, got [{lo}, {hi}]"));
             }
-            if l.max_step.is_some_and(|s| !s.is_finite() || s <= 0.0) {
-                let got = l.max_step;
+            let each = [
+                ("velocity", l.velocity),
+                ("acceleration", l.acceleration),
+                ("jerk", l.jerk),
+                ("jump", l.jump),
+            ];
+            for (name, value) in each {
+                if let Some(got) = value
+                    && !(got.is_finite() && got > 0.0)
+                {
+                    return refuse(format!(
+                        "dimension {d}: expected a finite {name} > 0 or none, got {got}"
+                    ));
+                }
+            }
+            // Without acceleration and jerk the commands themselves step by the velocity, in f32.
+            let far = l.lo.abs().max(l.hi.abs());
+            let unit = far.next_up() - far;
+            if let (Some(got), None, None) = (l.velocity, l.acceleration, l.jerk)
+                && got < unit
+            {
                 return refuse(format!(
-                    "dimension {d}: expected a finite max_step > 0, got {got:?}"
+                    "dimension {d}: expected a velocity of at least {unit}, the step from one f32 to the next \
+                     at {far}, got {got}"
                 ));
             }
         }
@@ -76,6 +131,16 @@ impl GateConfig {
             return refuse(format!(
                 "expected max_obs_age and heartbeat of 1 to {MAX_AGE} ticks, got {age} and {heartbeat}"
             ));
+        }
+        if self.commands_per_tick == 0 {
+            return refuse("expected at least one command a tick, got 0".into());
+        }
+        if self.join == (Join::Stop { rows: 0 }) {
+            return refuse("expected a join that plays at least 1 of the rows of a chunk".into());
+        }
+        let old_share = if let Join::Blend { old } = self.join { old } else { 0.0 };
+        if !(0.0..=1.0).contains(&old_share) {
+            return refuse(format!("expected a blend with 0 to 1 of the old row, got {old_share}"));
         }
         if !self.overshoot.is_finite() || self.overshoot < 0.0 {
             let got = self.overshoot;

@@ -31,17 +31,19 @@ pub enum Reason {
     StaleObservation,
     /// Answers an observation before the one that the current chunk answers.
     OlderObservation,
-    /// Every row belongs to a tick that has passed.
+    /// No row is left to play: all were played, or belong behind what is planned.
     Expired,
     /// A value is NaN or infinite.
     NonFinite,
     /// A value lies further outside its limits than may be clamped.
     OutOfLimits,
+    /// The row of now is further from the last command than may be jumped.
+    Discontinuous,
 }
 
 impl Reason {
     /// All reasons, in the order of the checks.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Latched,
         Self::WrongSchema,
         Self::Malformed,
@@ -58,6 +60,7 @@ impl Reason {
         Self::Expired,
         Self::NonFinite,
         Self::OutOfLimits,
+        Self::Discontinuous,
     ];
 
     /// The counter's name in status reports.
@@ -79,6 +82,7 @@ impl Reason {
             Self::Expired => "expired",
             Self::NonFinite => "non_finite",
             Self::OutOfLimits => "out_of_limits",
+            Self::Discontinuous => "discontinuous",
         }
     }
 }
@@ -160,7 +164,7 @@ mod tests {
         for (i, (name, n)) in counters.iter().enumerate() {
             assert_eq!(n, i as u64 + 1, "{name}");
         }
-        assert_eq!(counters.total(), 1 + 16 * 17 / 2);
+        assert_eq!(counters.total(), 1 + 17 * 18 / 2);
         let mut names: Vec<_> = counters.iter().map(|(name, _)| name).collect();
         names.sort_unstable();
         names.dedup();

@@ -1,40 +1,18 @@
 //! The gate's promises on random schedules, and broken twins that each of them must catch.
 //!
-//! A schedule is one robot, one policy that dies, comes back and answers late, a network that loses,
-//! doubles and reorders, and strangers. The judge looks at what the gate commands and knows nothing of
-//! how it decides: it keeps its own note of observations and of every chunk the policy made.
-//! `PATHLINE_SCHEDULES` sets their number.
+//! A schedule is one robot that may start anew, one policy that dies, comes back and answers late, a network
+//! that loses, doubles, reorders and is cut, and strangers. The judge (`gate_judge.rs`) looks at what the gate
+//! commands and knows nothing of how it decides. `PATHLINE_SCHEDULES` sets their number.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::gate::Flaw;
-use super::limit::{limit, slew};
+use super::gate_judge::{Judge, Law, law};
 use super::sim_net::{Rng, SimNet, Weather};
 use super::*;
 
 const TICKS: u64 = 60;
 const SESSION: u64 = 0xfeed;
-
-/// A promise of the gate, by its number in `gate.rs`; `Row` is part of 2: the row that belongs to now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Law {
-    Limits,
-    Fresh,
-    Row,
-    Forward,
-    Heartbeat,
-    Memory,
-    Counted,
-    Unchanged,
-    Hold,
-}
-
-type Judged = Result<(), (Law, String)>;
-
-fn law(holds: bool, law: Law, say: impl FnOnce() -> String) -> Judged {
-    if holds { Ok(()) } else { Err((law, say())) }
-}
 
 #[derive(Default, Debug, PartialEq, Eq, Clone, Copy)]
 struct Tally {
@@ -48,22 +26,44 @@ struct Tally {
 
 fn config(rng: &mut Rng) -> GateConfig {
     let dim = 1 + rng.below(3);
+    let moves = rng.chance(0.6);
     let limits = (0..dim)
         .map(|_| {
             let lo = rng.unit() * 200.0 - 100.0;
             let hi = lo + 0.5 + rng.unit() * 500.0;
-            let max_step = rng.chance(0.5).then(|| 0.01 + rng.unit() * (hi - lo) * 0.3);
-            Limit { lo, hi, max_step }
+            let range = hi - lo;
+            let mut one_of = |p: f32, share: f32| {
+                let some = rng.chance(p).then(|| (0.002 + rng.unit()) * range * share);
+                some.filter(|_| moves || share == 0.3)
+            };
+            Limit {
+                lo,
+                hi,
+                velocity: one_of(0.6, 0.3),
+                acceleration: one_of(0.6, 0.1),
+                jerk: one_of(0.5, 0.05),
+                jump: one_of(0.3, 0.3),
+            }
         })
         .collect();
+    let max_horizon = 1 + rng.below(16) as usize;
+    let join = match rng.below(7) {
+        0 | 1 => Join::Replace,
+        2 | 3 => Join::Keep,
+        4 => Join::Blend { old: [0.3, 0.5, 0.7][rng.below(3) as usize] },
+        5 => Join::Ensemble { coefficient: [0.01, 0.5, -0.1][rng.below(3) as usize] },
+        _ => Join::Stop { rows: 1 + rng.below(max_horizon as u64) as usize },
+    };
     GateConfig {
         session: SESSION,
         limits,
-        max_horizon: 1 + rng.below(16) as usize,
+        max_horizon,
         max_obs_age: 1 + rng.below(12),
         heartbeat: 1 + rng.below(12),
         overshoot: if rng.chance(0.5) { 0.0 } else { 0.1 },
         latch_after: if rng.chance(0.2) { 2 } else { 0 },
+        join,
+        commands_per_tick: 1 + rng.below(4) as u32,
     }
 }
 
@@ -71,43 +71,45 @@ fn inside(rng: &mut Rng, limits: &[Limit]) -> Vec<f32> {
     limits.iter().map(|l| l.lo + rng.unit() * 0.99 * (l.hi - l.lo)).collect()
 }
 
+/// An observation on its way: session, sequence number, tick, and where the robot is.
+type Seen = (u64, u64, u64, Vec<f32>);
+
 /// The policy's side: epoch, sequence number, and everything it ever made.
 struct Policy {
     epoch: u64,
     seq: u64,
     dead_until: u64,
-    made: BTreeMap<(u64, u64), ActionChunk>,
+    made: Vec<ActionChunk>,
 }
 
 impl Policy {
-    fn answer(
-        &mut self,
-        obs_seq: u64,
-        obs_tick: u64,
-        c: &GateConfig,
-        rng: &mut Rng,
-    ) -> ActionChunk {
+    fn answer(&mut self, seen: &Seen, c: &GateConfig, rng: &mut Rng) -> ActionChunk {
         self.seq += 1;
+        let (session, obs_seq, obs_tick, position) = seen;
         let horizon = 1 + rng.below(c.max_horizon as u64) as usize;
-        let actions = (0..horizon)
-            .flat_map(|_| &c.limits)
-            .map(|l| {
+        // Rows that go on from where the robot was, or anything.
+        let pace = [0.02, 0.2, 2.0][rng.below(3) as usize];
+        let mut row = position.clone();
+        let mut actions = Vec::with_capacity(horizon * c.limits.len());
+        for _ in 0..horizon {
+            for (x, l) in row.iter_mut().zip(&c.limits) {
                 let range = l.hi - l.lo;
                 let over = c.overshoot * 0.99 * range;
-                l.lo - over + rng.unit() * 0.999 * (range + 2.0 * over)
-            })
-            .collect();
+                *x = (*x + (rng.unit() - 0.5) * pace * range).clamp(l.lo - over, l.hi + over);
+            }
+            actions.extend_from_slice(&row);
+        }
         let chunk = ActionChunk {
-            session: SESSION,
+            session: *session,
             epoch: self.epoch,
             seq: self.seq,
-            obs_seq,
-            obs_tick,
+            obs_seq: *obs_seq,
+            obs_tick: *obs_tick,
             dt: Duration::from_millis(20),
             dim: c.limits.len(),
             actions,
         };
-        self.made.insert((self.epoch, self.seq), chunk.clone());
+        self.made.push(chunk.clone());
         chunk
     }
 }
@@ -137,82 +139,93 @@ fn spoil(chunk: &ActionChunk, c: &GateConfig, rng: &mut Rng) -> ActionChunk {
     bad
 }
 
-/// One schedule. The judge's own notes are the local variables.
+/// One schedule. `flaw` breaks the gate.
 fn run(seed: u64, weather: Option<Weather>, flaw: Option<Flaw>) -> Result<Tally, (Law, String)> {
     let mut rng = Rng(seed);
     let calm = weather.is_some();
     let weather = weather.unwrap_or_else(|| Weather::random(&mut rng));
     let mut c = config(&mut rng);
     if calm {
-        c.max_obs_age = 12;
+        (c.max_obs_age, c.join) = (12, Join::Replace);
+        c.limits.iter_mut().for_each(|l| l.jump = None);
     }
-    let mut position = inside(&mut rng, &c.limits);
+    let position = inside(&mut rng, &c.limits);
     let mut gate = Gate::new(c.clone(), &position).unwrap().with_flaw(flaw);
+    let mut judge = Judge::new(&c, &position);
     let memory = gate.memory_bytes();
-    let mut policy = Policy { epoch: 10, seq: 0, dead_until: 0, made: BTreeMap::new() };
+    let mut policy = Policy { epoch: 10, seq: 0, dead_until: 0, made: Vec::new() };
     let (mut up, mut down) = (SimNet::new(weather), SimNet::new(weather));
     let (mut inputs, mut tally) = (0, Tally::default());
-    // Own observations of this episode; last chunk that was new, and when; last command.
-    let mut seen: BTreeMap<u64, u64> = BTreeMap::new();
-    let (mut newest_id, mut newest_at) = ((0, 0), None);
-    let (mut last_obs, mut last_id) = (0, (0, 0));
-    let mut obs_seq = 0;
-    let mut tick = 0;
-    while tick < TICKS {
+    let (mut obs_seq, mut tick) = (0, 0);
+    for time in 1..=TICKS {
         let skipped = if !calm && rng.chance(0.05) { rng.below(3) } else { 0 };
         tick += 1 + skipped;
-        if !calm && rng.chance(0.02) {
-            position = inside(&mut rng, &c.limits);
-            gate.reset(&position).unwrap();
-            seen.clear();
+        if !calm && rng.chance(0.01) {
+            // The robot starts anew: another session, and all its numbers begin again.
+            c.session += 1;
+            (inputs, obs_seq, tick) = (0, 0, 1 + rng.below(3));
+            let position = inside(&mut rng, &c.limits);
+            gate = Gate::new(c.clone(), &position).unwrap().with_flaw(flaw);
+            judge = Judge::new(&c, &position);
         }
         if !calm && rng.chance(0.02) {
+            let position = inside(&mut rng, &c.limits);
+            gate.reset(&position).unwrap();
+            judge.reset(&position);
+        }
+        if !calm && rng.chance(0.005) {
+            gate.latch();
+            judge.latch();
+        }
+        if !calm && rng.chance(0.03) {
             gate.unlatch();
+            judge.unlatch();
+        }
+        if !calm && rng.chance(0.02) {
+            let (until, kept) = (time + rng.below(20), rng.chance(0.5));
+            up.cut(until, kept);
+            down.cut(until, kept);
         }
         // The robot observes; the policy answers what reaches it.
         obs_seq += 1;
         assert!(gate.observed(obs_seq, tick));
         assert!(!gate.observed(obs_seq, tick), "an observation is noted once");
-        seen.insert(obs_seq, tick);
-        up.send(tick, &(obs_seq, tick), &mut rng);
+        judge.observed(obs_seq, tick);
+        up.send(time, &(c.session, obs_seq, tick, gate.setpoint().to_vec()), &mut rng);
         if !calm && rng.chance(0.03) {
-            policy.dead_until = tick + rng.below(20);
+            policy.dead_until = time + rng.below(20);
             if rng.chance(0.5) {
                 (policy.epoch, policy.seq) = (policy.epoch + 1 + rng.below(3), 0);
             }
         }
-        for (seq, at) in up.arrived(tick, &mut rng) {
-            if tick < policy.dead_until {
+        for seen in up.arrived(time, &mut rng) {
+            if time < policy.dead_until {
                 continue;
             }
-            let chunk = policy.answer(seq, at, &c, &mut rng);
-            down.send(tick, &chunk, &mut rng);
+            let chunk = policy.answer(&seen, &c, &mut rng);
+            down.send(time, &chunk, &mut rng);
             if !calm && rng.chance(0.3) {
-                down.send(tick, &spoil(&chunk, &c, &mut rng), &mut rng);
+                down.send(time, &spoil(&chunk, &c, &mut rng), &mut rng);
             }
         }
         if !calm && rng.chance(0.1) && !policy.made.is_empty() {
             // Somebody plays back what was sent long ago.
             let n = rng.below(policy.made.len() as u64) as usize;
-            let old = policy.made.values().nth(n).unwrap().clone();
-            down.send(tick, &old, &mut rng);
+            down.send(time, &policy.made[n], &mut rng);
         }
-        for chunk in down.arrived(tick, &mut rng) {
+        for chunk in down.arrived(time, &mut rng) {
             let before = gate.clone();
             let verdict = gate.offer(&chunk.view(), tick);
             inputs += 1;
             if verdict.is_accepted() {
                 tally.accepted += 1;
-                let id = (chunk.epoch, chunk.seq);
-                if id > newest_id {
-                    (newest_id, newest_at) = (id, Some(tick));
-                }
             } else {
                 tally.rejected += 1;
-                let same = gate.same_but_counters(&before)
-                    || verdict == Verdict::Rejected(Reason::NonFinite);
+                let faulty = verdict == Verdict::Rejected(Reason::NonFinite);
+                let same = gate.same_but_counters(&before, faulty);
                 law(same, Law::Unchanged, || format!("tick {tick}: {verdict:?} changed the gate"))?;
             }
+            judge.offered(&chunk, verdict, tick)?;
         }
         if rng.chance(0.05) {
             let _ = gate.refuse(Reason::Malformed);
@@ -225,68 +238,34 @@ fn run(seed: u64, weather: Option<Weather>, flaw: Option<Flaw>) -> Result<Tally,
 
         // What an observation would say must be what is played.
         let promised = gate.executing(tick);
-        let (action, source) = {
-            let command = gate.step(tick);
-            (command.action.to_vec(), command.source)
-        };
-        law(source.executing() == promised, Law::Row, || format!("{source:?}, said {promised:?}"))?;
-        if rng.chance(0.1) {
-            let again = gate.step(tick);
-            let same = again.action == action.as_slice() && again.source == Source::Hold;
-            law(same, Law::Limits, || format!("tick {tick} moved the robot twice"))?;
+        let raw = gate.timeline().due(tick).map(|(_, values)| values.to_vec());
+        let commands = if rng.chance(0.05) { 1 + rng.below(4) as u32 } else { 4 };
+        for sub in 0..c.commands_per_tick.min(commands) {
+            let (action, source, state) = {
+                let command = gate.step_at(tick, sub);
+                (command.action.to_vec(), command.source, command.state)
+            };
+            if rng.chance(0.05) {
+                let again = gate.step_at(tick, sub);
+                let same = again.action == action.as_slice() && again.source == Source::Hold;
+                law(same, Law::Limits, || format!("{tick}.{sub} moved the robot twice"))?;
+            }
+            judge.command((tick, sub), (&action, source, state), raw.as_deref())?;
+            if sub == 0 {
+                law(source.executing() == promised, Law::Row, || {
+                    format!("{source:?}, said {promised:?}")
+                })?;
+                *(if source == Source::Hold { &mut tally.held } else { &mut tally.played }) += 1;
+                let noted = gate.timeline().executed(tick);
+                let same = noted.copied().map_or(Source::Hold, Source::Chunk) == source;
+                law(same, Law::Row, || format!("{source:?}, noted {noted:?}"))?;
+            }
+            for value in &action {
+                tally.digest = Rng(tally.digest ^ u64::from(value.to_bits())).next();
+            }
         }
-        judge_limits(&c, &position, &action, tick)?;
-        if let Source::Chunk(x) = source {
-            tally.played += 1;
-            let id = (x.epoch, x.chunk_seq);
-            let at = seen.get(&x.obs_seq).copied();
-            let age = at.and_then(|at| tick.checked_sub(at));
-            law(age.is_some_and(|a| a <= c.max_obs_age), Law::Fresh, || format!("{x:?}: {age:?}"))?;
-            law(age == Some(x.index as u64), Law::Row, || format!("{x:?} at age {age:?}"))?;
-            law(x.obs_seq >= last_obs && id >= last_id, Law::Forward, || {
-                format!("{x:?} after {last_obs} of {last_id:?}")
-            })?;
-            (last_obs, last_id) = (x.obs_seq, id);
-            let silent = newest_at.map(|at| tick - at);
-            law(silent.is_some_and(|s| s <= c.heartbeat), Law::Heartbeat, || {
-                format!("{x:?}: {silent:?} ticks after the last new chunk")
-            })?;
-            let want = policy.made.get(&id).and_then(|chunk| chunk.row(x.index)).map(|row| {
-                let each = row.iter().zip(&c.limits).zip(&position);
-                each.map(|((v, l), from)| {
-                    let to = limit(*v, l.lo, l.hi).unwrap();
-                    l.max_step.map_or(to, |step| slew(*from, to, step))
-                })
-                .collect::<Vec<_>>()
-            });
-            law(want.as_ref() == Some(&action), Law::Row, || {
-                format!("{x:?}: {action:?}, the policy said {want:?}")
-            })?;
-            law(gate.timeline().executed(tick) == Some(&x), Law::Row, || {
-                format!("{x:?} not noted")
-            })?;
-        } else {
-            tally.held += 1;
-            law(action == position, Law::Hold, || format!("tick {tick}: a hold moved the robot"))?;
-        }
-        for value in &action {
-            tally.digest = Rng(tally.digest ^ u64::from(value.to_bits())).next();
-        }
-        position = action;
     }
     Ok(tally)
-}
-
-fn judge_limits(c: &GateConfig, from: &[f32], to: &[f32], tick: u64) -> Judged {
-    law(to.len() == c.limits.len(), Law::Limits, || format!("{to:?}"))?;
-    for ((x, l), was) in to.iter().zip(&c.limits).zip(from) {
-        let ok = x.is_finite() && l.lo <= *x && *x <= l.hi;
-        law(ok, Law::Limits, || format!("tick {tick}: {x} outside {l:?}"))?;
-        let step = (f64::from(*x) - f64::from(*was)).abs();
-        let ok = l.max_step.is_none_or(|max| step <= f64::from(max));
-        law(ok, Law::Limits, || format!("tick {tick}: step {step}, {l:?}"))?;
-    }
-    Ok(())
 }
 
 fn schedules() -> u64 {
@@ -330,24 +309,29 @@ fn the_same_inputs_give_the_same_commands() {
 fn every_broken_twin_is_caught() {
     let twins = [
         (Flaw::AnyDim, Law::Row),
-        (Flaw::AnySession, Law::Row),
+        (Flaw::AnySession, Law::Session),
         (Flaw::AnyEpoch, Law::Forward),
-        (Flaw::AnySequence, Law::Heartbeat),
         (Flaw::AnySequence, Law::Forward),
         (Flaw::TrustedTick, Law::Row),
         (Flaw::AnyAge, Law::Fresh),
         (Flaw::OlderObservation, Law::Forward),
         (Flaw::NotFinite, Law::Limits),
+        (Flaw::AnyJump, Law::Jump),
         (Flaw::NoLimit, Law::Limits),
-        (Flaw::NoStep, Law::Limits),
         (Flaw::NoHeartbeat, Law::Heartbeat),
         (Flaw::NextRow, Law::Row),
+        (Flaw::NoInterpolation, Law::Row),
         (Flaw::TickTwice, Law::Limits),
         (Flaw::EpisodeKept, Law::Fresh),
+        (Flaw::HoldCounts, Law::Row),
+        (Flaw::PlanKept, Law::Resume),
+        (Flaw::HoldMoves, Law::Hold),
+        (Flaw::HoldAtOnce, Law::Limits),
         (Flaw::RingGrows, Law::Memory),
         (Flaw::Uncounted, Law::Counted),
-        (Flaw::HoldMoves, Law::Hold),
         (Flaw::RefusalTouches, Law::Unchanged),
+        (Flaw::Unlatches, Law::State),
+        (Flaw::TakesLatched, Law::Latch),
     ];
     for (flaw, law) in twins {
         let caught = (0..20_000).find_map(|seed| match run(seed, None, Some(flaw)) {

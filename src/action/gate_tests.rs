@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 
 fn config() -> GateConfig {
-    let limit = Limit { lo: 0.0, hi: 512.0, max_step: None };
+    let limit = Limit::new(0.0, 512.0);
     GateConfig {
         session: 7,
         limits: vec![limit; 2],
@@ -14,6 +14,7 @@ fn config() -> GateConfig {
         heartbeat: 8,
         overshoot: 0.1,
         latch_after: 3,
+        ..GateConfig::default()
     }
 }
 
@@ -51,11 +52,12 @@ fn idle_run_held_run() {
     let command = gate.step(5);
     assert_eq!((command.action, command.source), (&[10.0, 20.0][..], Source::Hold));
     assert_eq!(command.state, GateState::Idle);
-    // Two ticks of latency: rows 0 and 1 are never played.
+    assert_eq!(gate.step(6).source, Source::Hold);
+    // Two ticks of latency, in which nothing was played: no row is lost.
     assert_eq!(gate.offer(&chunk(1, 1, 5).view(), 7), Verdict::Accepted { clamped: 0 });
-    assert_eq!(gate.executing(7), Executing { chunk_seq: 1, index: 2 });
+    assert_eq!(gate.executing(7), Executing { chunk_seq: 1, index: 0 });
     for tick in 7..=15 {
-        let i = (tick - 5) as f32;
+        let i = (tick - 7) as f32;
         let command = gate.step(tick);
         assert_eq!(command.action, [100.0 + i, 200.0 + i]);
         assert_eq!((command.state, command.limited), (GateState::Run, false));
@@ -63,7 +65,7 @@ fn idle_run_held_run() {
     // Tick 15 was the last within heartbeat (7 + 8) and age (5 + 10).
     assert_eq!(gate.executing(16), Executing::NOTHING);
     let command = gate.step(16);
-    assert_eq!((command.action, command.source), (&[110.0, 210.0][..], Source::Hold));
+    assert_eq!((command.action, command.source), (&[108.0, 208.0][..], Source::Hold));
     assert_eq!(command.state, GateState::Held);
     assert!(gate.observed(2, 17));
     assert!(gate.offer(&chunk(2, 2, 17).view(), 17).is_accepted());
@@ -73,10 +75,14 @@ fn idle_run_held_run() {
 
 #[test]
 fn every_reason_is_reached() {
-    let mut g = gate();
+    let mut c = config();
+    c.limits[1].jump = Some(300.0);
+    let mut g = Gate::new(c, &[10.0, 20.0]).unwrap();
+    assert!(g.observed(1, 5));
     assert!(g.observed(2, 6));
     assert!(g.observed(3, 7));
     assert!(g.offer(&chunk(5, 2, 6).view(), 7).is_accepted());
+    assert_eq!(g.step(7).action, [100.0, 200.0]);
     let good = chunk(6, 3, 7);
     let with = |change: fn(&mut ActionChunk)| {
         let mut c = good.clone();
@@ -99,11 +105,12 @@ fn every_reason_is_reached() {
         (with(|c| c.actions.truncate(2)), Reason::Expired),
         (with(|c| c.actions[31] = f32::NAN), Reason::NonFinite),
         (with(|c| c.actions[0] = 600.0), Reason::OutOfLimits),
+        (with(|c| c.actions[3] = 500.1), Reason::Discontinuous),
         (with(|c| (c.actions[0], c.actions[31]) = (600.0, f32::INFINITY)), Reason::NonFinite),
     ];
     for (bad, want) in &cases {
         assert_eq!(reason(&mut g, bad, 8), *want);
-        assert_eq!(g.timeline().plan().unwrap().chunk_seq, 5, "{want:?} left the plan alone");
+        assert_eq!(g.timeline().due(9).unwrap().0.chunk_seq, 5, "{want:?} left the plan alone");
     }
     assert_eq!(reason(&mut g, &good, 18), Reason::StaleObservation);
     assert!(g.refuse(Reason::Malformed) == Verdict::Rejected(Reason::Malformed));
@@ -111,7 +118,7 @@ fn every_reason_is_reached() {
     assert!(g.offer(&good.view(), 8).is_accepted(), "none of them spoiled the good one");
     g.latch();
     assert_eq!(reason(&mut g, &chunk(7, 3, 7), 8), Reason::Latched);
-    assert_eq!(g.counters().total(), 2 + 19 + 1);
+    assert_eq!(g.counters().total(), 2 + 20 + 1);
     for r in Reason::ALL {
         assert!(g.counters().rejected(r) > 0, "{r:?} was not reached");
     }
@@ -136,7 +143,7 @@ fn a_little_outside_is_clamped_and_counted() {
 #[test]
 fn max_step_slows_the_robot_down_and_says_so() {
     let mut c = config();
-    c.limits[0].max_step = Some(30.0);
+    c.limits[0].velocity = Some(30.0);
     let mut g = Gate::new(c, &[10.0, 20.0]).unwrap();
     assert!(g.observed(1, 5));
     assert!(g.offer(&chunk(1, 1, 5).view(), 5).is_accepted());
@@ -223,7 +230,7 @@ fn the_last_tick_that_counts_still_counts() {
     // Taken at the greatest age, 10; played at that age, and no longer.
     let mut g = gate();
     assert!(g.offer(&chunk(1, 1, 5).view(), 15).is_accepted());
-    assert_eq!((g.step(15).action[0], g.step(16).source), (110.0, Source::Hold));
+    assert_eq!((g.step(15).action[0], g.step(16).source), (100.0, Source::Hold));
     // Age alone, with a heartbeat that does not matter.
     let mut g = Gate::new(GateConfig { heartbeat: 100, ..config() }, &[10.0, 20.0]).unwrap();
     assert!(g.observed(1, 5));
@@ -238,13 +245,16 @@ fn the_last_tick_that_counts_still_counts() {
     assert_eq!(played, 9, "ticks 7 to 15");
     // The last row.
     let mut g = gate();
-    let mut short = chunk(1, 1, 5);
+    assert!(g.offer(&chunk(1, 1, 5).view(), 5).is_accepted());
+    assert_eq!((g.step(5).action[0], g.step(6).action[0]), (100.0, 101.0));
+    let mut short = chunk(2, 1, 5);
     short.actions.truncate(4);
-    assert_eq!(reason(&mut g, &short, 7), Reason::Expired);
-    assert!(g.offer(&short.view(), 6).is_accepted());
-    assert_eq!((g.step(6).action[0], g.step(7).source), (101.0, Source::Hold));
+    assert_eq!(reason(&mut g, &short, 7), Reason::Expired, "both its rows were played");
+    short.actions.extend([102.5, 202.5]);
+    assert!(g.offer(&short.view(), 7).is_accepted());
+    assert_eq!((g.step(7).action[0], g.step(8).source), (102.5, Source::Hold));
     // The largest robot, and the largest times.
-    let limit = Limit { lo: -1.0, hi: 1.0, max_step: Some(0.5) };
+    let limit = Limit { lo: -1.0, hi: 1.0, velocity: Some(0.5), ..Limit::new(-1.0, 1.0) };
     let largest = GateConfig {
         limits: vec![limit; MAX_DIM],
         max_horizon: MAX_HORIZON,
@@ -272,7 +282,7 @@ fn two_observations_of_one_tick_are_both_known() {
 #[test]
 fn ticks_that_do_not_advance_move_nothing() {
     let mut c = config();
-    c.limits[0].max_step = Some(1.0);
+    c.limits[0].velocity = Some(1.0);
     let mut g = Gate::new(c, &[10.0, 20.0]).unwrap();
     assert!(g.observed(1, 5));
     assert!(g.offer(&chunk(1, 1, 5).view(), 5).is_accepted());
@@ -294,13 +304,20 @@ fn a_robot_without_limits_does_not_start() {
     };
     assert_eq!(start(|_| ()), Ok(()));
     type Change = fn(&mut GateConfig);
-    let cases: [(Change, &str); 13] = [
+    let cases: [(Change, &str); 20] = [
         (|c| c.limits.clear(), "expected limits"),
         (|c| c.limits[1].lo = f32::NAN, "dimension 1: expected finite lo < hi"),
         (|c| c.limits[1].hi = f32::INFINITY, "dimension 1: expected finite lo < hi"),
         (|c| c.limits[0].hi = 0.0, "dimension 0: expected finite lo < hi"),
-        (|c| c.limits[0].max_step = Some(0.0), "max_step"),
-        (|c| c.limits[0].max_step = Some(f32::NAN), "max_step"),
+        (|c| c.limits[0].velocity = Some(0.0), "velocity"),
+        (|c| c.limits[0].velocity = Some(f32::NAN), "velocity"),
+        (|c| c.limits[0].acceleration = Some(-1.0), "acceleration"),
+        (|c| c.limits[0].jerk = Some(f32::INFINITY), "jerk"),
+        (|c| c.limits[0].jump = Some(0.0), "jump"),
+        (|c| c.limits[0].velocity = Some(1e-5), "the step from one f32 to the next"),
+        (|c| c.commands_per_tick = 0, "one command a tick"),
+        (|c| c.join = Join::Blend { old: f32::NAN }, "blend"),
+        (|c| c.join = Join::Stop { rows: 0 }, "rows"),
         (|c| c.max_horizon = 0, "rows"),
         (|c| c.max_horizon = 1025, "rows"),
         (|c| c.max_obs_age = 0, "ticks"),
@@ -312,5 +329,135 @@ fn a_robot_without_limits_does_not_start() {
     for (change, want) in cases {
         let error = start(change).expect_err(want);
         assert!(error.contains(want), "{error}");
+    }
+}
+
+/// An arm: 4 commands a tick, all limits.
+fn arm() -> GateConfig {
+    let l = Limit {
+        velocity: Some(2.0),
+        acceleration: Some(0.5),
+        jerk: Some(0.25),
+        ..Limit::new(0.0, 512.0)
+    };
+    GateConfig { limits: vec![l; 2], commands_per_tick: 4, ..config() }
+}
+
+#[test]
+fn a_row_is_reached_in_as_many_commands_as_a_tick_has() {
+    let c = GateConfig { commands_per_tick: 4, ..config() };
+    let mut g = Gate::new(c, &[10.0, 20.0]).unwrap();
+    assert!(g.observed(1, 5));
+    assert!(g.offer(&chunk(1, 1, 5).view(), 5).is_accepted());
+    let mut tick =
+        |tick| -> Vec<f32> { (0..4).map(|sub| g.step_at(tick, sub).action[0]).collect() };
+    assert_eq!(tick(5), [32.5, 55.0, 77.5, 100.0], "from where the robot stands to row 0");
+    assert_eq!(tick(6), [100.25, 100.5, 100.75, 101.0]);
+    assert_eq!(g.timeline().played(5, 7), 2, "a row counts once a tick");
+    assert_eq!(g.step_at(7, 3).action[0], 102.0, "the others came too late");
+    assert_eq!((g.step_at(7, 2).source, g.step_at(7, 4).source), (Source::Hold, Source::Hold));
+}
+
+#[test]
+fn a_hold_is_a_stop_inside_the_limits() {
+    let mut g = Gate::new(arm(), &[10.0, 20.0]).unwrap();
+    assert!(g.observed(1, 5));
+    assert!(g.offer(&chunk(1, 1, 5).view(), 5).is_accepted());
+    let mut last = 10.0;
+    for tick in 5..=13 {
+        for sub in 0..4 {
+            let command = g.step_at(tick, sub);
+            assert_eq!((command.state, command.limited), (GateState::Run, true));
+            last = command.action[0];
+        }
+    }
+    // 2 a command, which takes 2/0.5 + 0.5/0.25 commands to take away.
+    let mut path = vec![];
+    for command in 0..12 {
+        let command = g.step_at(14 + command / 4, (command % 4) as u32);
+        assert_eq!(command.source, Source::Hold);
+        path.push((command.action[0] - last, command.state));
+        last = command.action[0];
+    }
+    let steps: Vec<f32> = path.iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps[..7], [1.75, 1.25, 0.75, 0.25, 0.0, 0.0, 0.0]);
+    let stopping = path.iter().filter(|(_, state)| *state == GateState::Stopping).count();
+    assert_eq!(stopping, 5, "at rest is without velocity and without acceleration");
+    assert_eq!(path[11].1, GateState::Held);
+}
+
+#[test]
+fn a_latched_gate_stops_inside_the_limits_too() {
+    let mut g = Gate::new(arm(), &[10.0, 20.0]).unwrap();
+    assert!(g.observed(1, 5));
+    assert!(g.offer(&chunk(1, 1, 5).view(), 5).is_accepted());
+    for command in 0..16 {
+        let _ = g.step_at(5 + command / 4, (command % 4) as u32);
+    }
+    g.latch();
+    let mut last = g.setpoint()[0];
+    let mut moved = 0.0;
+    for command in 0..40 {
+        let command = g.step_at(9 + command / 4, (command % 4) as u32);
+        assert_eq!((command.state, command.source), (GateState::Latched, Source::Hold));
+        let step = command.action[0] - last;
+        assert!((0.0..=1.75).contains(&step));
+        (moved, last) = (moved + step, command.action[0]);
+    }
+    assert!(moved > 2.0, "{moved}");
+    // A fault in the midst of motion, reset at once: it is still moving.
+    g.unlatch();
+    assert_eq!(g.state(), GateState::Held);
+}
+
+#[test]
+fn a_hold_forgets_what_was_planned() {
+    // Row 3 is too old at tick 8; row 4 would be too; the next chunk goes on with row 3.
+    let c = GateConfig { max_obs_age: 2, ..config() };
+    let mut g = Gate::new(c, &[10.0, 20.0]).unwrap();
+    assert!(g.observed(1, 5));
+    assert!(g.offer(&chunk(1, 1, 5).view(), 5).is_accepted());
+    let played = (5..10).filter(|t| g.step(*t).source != Source::Hold).count();
+    assert_eq!((played, g.timeline().due(9).is_none()), (3, true));
+    assert!(g.observed(2, 10));
+    assert!(g.offer(&chunk(2, 2, 10).view(), 11).is_accepted());
+    assert_eq!(g.executing(11), Executing { chunk_seq: 2, index: 0 });
+}
+
+#[test]
+fn a_chunk_that_jumps_is_refused_and_one_that_goes_on_is_not() {
+    let mut c = config();
+    c.limits.iter_mut().for_each(|l| l.jump = Some(5.0));
+    let mut g = Gate::new(c, &[98.0, 198.0]).unwrap();
+    assert!(g.observed(1, 5));
+    let mut far = chunk(1, 1, 5);
+    far.actions[1] = 203.1;
+    assert_eq!(reason(&mut g, &far, 5), Reason::Discontinuous);
+    // Only the row of now counts; the limits of velocity see to the others.
+    (far.actions[1], far.actions[3]) = (203.0, 400.0);
+    assert!(g.offer(&far.view(), 5).is_accepted());
+    assert_eq!(g.step(5).action, [100.0, 203.0]);
+}
+
+#[test]
+fn every_poisoned_value_is_refused_whole() {
+    let good = chunk(1, 1, 5);
+    let clean = gate();
+    for at in 0..good.actions.len() {
+        for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut g = gate();
+            let mut bad = good.clone();
+            bad.actions[at] = poison;
+            assert_eq!(reason(&mut g, &bad, 5), Reason::NonFinite);
+            assert_eq!(g.counters().rejected(Reason::NonFinite), 1);
+            assert_eq!(g.counters().total(), 1);
+            assert!(g.same_but_counters(&clean, true), "value {at}: {poison} changed the gate");
+            assert_eq!(g.step(5).action, [10.0, 20.0]);
+            // The good one after it is taken as if nothing had been.
+            let mut next = good.clone();
+            next.seq = 2;
+            assert!(g.offer(&next.view(), 6).is_accepted());
+            assert_eq!(g.step(6).action, [100.0, 200.0]);
+        }
     }
 }

@@ -9,16 +9,24 @@
 mod chunk;
 mod config;
 mod counters;
+mod executor;
 mod gate;
 mod joining;
 mod limit;
+mod motion;
 mod observation;
+mod robot;
+mod smoothness;
 mod timeline;
 
+#[cfg(test)]
+mod gate_judge;
 #[cfg(test)]
 mod gate_laws;
 #[cfg(test)]
 mod gate_tests;
+#[cfg(test)]
+mod motion_laws;
 #[cfg(test)]
 mod sim_net;
 
@@ -30,7 +38,10 @@ pub const MAX_HORIZON: usize = 1024;
 pub use chunk::{ActionChunk, ChunkView, Values};
 pub use config::{GateConfig, Limit};
 pub use counters::{Counters, Reason, Verdict};
+pub use executor::{Ask, Executor};
 pub use gate::{Command, Gate, GateState, Source};
 pub use joining::{Continuation, Form, Join, Joining, Mode};
 pub use observation::{Picture, PolicyObs};
-pub use timeline::{Executed, Executing, Plan, Timeline};
+pub use robot::{Joint, RobotFile};
+pub use smoothness::{Smoothness, SmoothnessSummary};
+pub use timeline::{Executed, Executing, Plan, Timeline, ensemble_weights};

@@ -1,4 +1,5 @@
-//! A network in memory, seeded: it loses, doubles, delays and so reorders what it carries.
+//! A network in memory, seeded: it loses, doubles, delays and so reorders what it carries, and may
+//! be cut for a while.
 
 /// SplitMix64.
 #[derive(Clone, Debug)]
@@ -52,14 +53,25 @@ pub(super) struct SimNet<P> {
     weather: Weather,
     /// Tick of arrival, packet.
     queue: Vec<(u64, P)>,
+    /// Until when nothing passes, and whether what is sent meanwhile comes after it or never.
+    cut: (u64, bool),
 }
 
 impl<P: Clone> SimNet<P> {
     pub(super) fn new(weather: Weather) -> Self {
-        Self { weather, queue: Vec::new() }
+        Self { weather, queue: Vec::new(), cut: (0, false) }
+    }
+
+    /// Nothing passes before `until`. What is sent meanwhile is lost, or `kept` for afterwards.
+    pub(super) fn cut(&mut self, until: u64, kept: bool) {
+        self.cut = (until, kept);
     }
 
     pub(super) fn send(&mut self, now: u64, packet: &P, rng: &mut Rng) {
+        let (until, kept) = self.cut;
+        if now < until && !kept {
+            return;
+        }
         let copies = if rng.chance(self.weather.double) { 2 } else { 1 };
         for _ in 0..copies {
             if !rng.chance(self.weather.loss) {
@@ -72,6 +84,9 @@ impl<P: Clone> SimNet<P> {
     /// What has arrived by `now`, in an order of chance.
     pub(super) fn arrived(&mut self, now: u64, rng: &mut Rng) -> Vec<P> {
         let mut out = Vec::new();
+        if now < self.cut.0 {
+            return out;
+        }
         let mut i = 0;
         while i < self.queue.len() {
             if self.queue[i].0 <= now {

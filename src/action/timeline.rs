@@ -1,9 +1,14 @@
 //! The timeline: which action belongs to which tick, and which was really played.
 //!
-//! Row i of a chunk belongs to tick `obs_tick + i`. A late chunk is entered where *now* is, its
-//! earlier rows are never played. A newer chunk replaces all rows of the older one: playing what the
-//! older one has left after the newer one ends would go back to an older observation.
-//! Latency is not estimated anywhere.
+//! A chunk that comes at tick `now` is entered at row r = the number of rows that were *played* since its
+//! observation; row r belongs to `now`, row r + 1 to the tick after. While the robot runs that is
+//! `now − obs_tick`: what was played meanwhile is never played again. While it held, nothing was played
+//! and nothing is skipped: a first chunk that took a second to come begins at row 0. Latency is not
+//! estimated anywhere. Where an older chunk has a row for the same tick, [`Join`] says what counts.
+//!
+//! LeRobot's queues differ in this: its `append` plays the new chunk from its first row when the old one
+//! ends, however old that row is by then; here it is entered where now is. Its async client keeps, as this
+//! does, no row of the old chunk beyond the new one's end.
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,7 +17,9 @@
     clippy::arithmetic_side_effects
 )]
 
-/// What the current plan is: a chunk without its values.
+use super::joining::Join;
+
+/// What a chunk is: all but its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The publisher's epoch.
@@ -27,10 +34,10 @@ pub struct Plan {
     pub horizon: usize,
 }
 
-/// One action that was played.
+/// One action that is planned for a tick or was played at it; of a blend the newest chunk's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Executed {
-    /// The tick it was played at.
+    /// The tick.
     pub tick: u64,
     /// Epoch of its chunk.
     pub epoch: u64,
@@ -38,6 +45,8 @@ pub struct Executed {
     pub chunk_seq: u64,
     /// The observation that its chunk answers.
     pub obs_seq: u64,
+    /// The tick of that observation.
+    pub obs_tick: u64,
     /// Row of that chunk.
     pub index: usize,
 }
@@ -60,67 +69,164 @@ impl Executing {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timeline {
     dim: usize,
-    max_horizon: usize,
+    join: Join,
     plan: Option<Plan>,
+    /// The row planned for tick t is at t modulo the length.
+    slots: Box<[Option<Executed>]>,
+    /// How many chunks each planned row is made of.
+    counts: Box<[usize]>,
+    /// Its values.
     rows: Box<[f32]>,
+    /// `w_i` and their sums; empty unless chunks are ensembled.
+    weights: Box<[[f32; 2]]>,
     log: Box<[Option<Executed>]>,
 }
 
 impl Timeline {
-    /// A timeline for chunks of up to `max_horizon` rows of `dim` values; remembers the last
-    /// `max_horizon` ticks.
-    pub fn new(dim: usize, max_horizon: usize) -> Self {
+    /// A timeline for chunks of up to `max_horizon` rows of `dim` values, which remembers what was played
+    /// at the last `memory` ticks at least.
+    pub fn new(dim: usize, max_horizon: usize, memory: u64, join: Join) -> Self {
         let values = dim.saturating_mul(max_horizon);
+        let memory = usize::try_from(memory).unwrap_or(1).max(max_horizon).saturating_add(1);
+        let weights = match join {
+            Join::Ensemble { coefficient } => ensemble_weights(coefficient, max_horizon),
+            _ => Vec::new(),
+        };
         Self {
             dim,
-            max_horizon,
+            join,
             plan: None,
+            slots: vec![None; max_horizon].into_boxed_slice(),
+            counts: vec![0; max_horizon].into_boxed_slice(),
             rows: vec![0.0; values].into_boxed_slice(),
-            log: vec![None; max_horizon.max(1)].into_boxed_slice(),
+            weights: weights.into_boxed_slice(),
+            log: vec![None; memory].into_boxed_slice(),
         }
     }
 
-    /// Replaces the plan. `values` are row-major and at least `plan.horizon * dim`; false, and
-    /// nothing changed, if the plan has no rows or more than `max_horizon`.
-    pub fn load(&mut self, plan: Plan, values: impl Iterator<Item = f32>) -> bool {
-        if plan.horizon == 0 || plan.horizon > self.max_horizon {
-            return false;
+    /// Takes a chunk in at tick `now`; `values` are row-major and at least `plan.horizon * dim`. The number
+    /// of rows that were entered; `None`, and nothing changed, if it has more than `max_horizon` rows or
+    /// none is left to play.
+    pub fn load(
+        &mut self,
+        plan: Plan,
+        now: u64,
+        mut values: impl Iterator<Item = f32>,
+    ) -> Option<usize> {
+        let first = self.first_row(&plan, now)?;
+        let end = self.end_row(&plan);
+        let skipped = first.checked_mul(self.dim)?;
+        if skipped > 0 {
+            values.nth(skipped.saturating_sub(1));
         }
-        for (slot, value) in self.rows.iter_mut().zip(values) {
-            *slot = value;
+        let mut entered = 0_usize;
+        let mut tick = now;
+        for index in first..end {
+            let Plan { epoch, chunk_seq, obs_seq, obs_tick, .. } = plan;
+            let new = Executed { tick, epoch, chunk_seq, obs_seq, obs_tick, index };
+            entered = entered.saturating_add(usize::from(self.enter(new, &mut values)));
+            // The last ticks that there are: nothing comes after them.
+            let Some(next) = tick.checked_add(1) else { break };
+            tick = next;
+        }
+        if self.join != Join::Keep {
+            let new = (plan.epoch, plan.chunk_seq);
+            for slot in &mut self.slots {
+                *slot = slot.filter(|planned| (planned.epoch, planned.chunk_seq) == new);
+            }
         }
         self.plan = Some(plan);
+        Some(entered)
+    }
+
+    /// The row at which a chunk that is there at `now` would be entered; `None` if it has too many rows or
+    /// none is left.
+    pub fn first_row(&self, plan: &Plan, now: u64) -> Option<usize> {
+        if plan.horizon > self.slots.len() {
+            return None;
+        }
+        let first = usize::try_from(self.played(plan.obs_tick, now)).ok()?;
+        (first < self.end_row(plan)).then_some(first)
+    }
+
+    /// The row before which a chunk ends for this robot.
+    fn end_row(&self, plan: &Plan) -> usize {
+        match self.join {
+            Join::Stop { rows } => plan.horizon.min(rows),
+            _ => plan.horizon,
+        }
+    }
+
+    /// Joins one row of a new chunk with what is planned for its tick; true if it counts for something.
+    fn enter(&mut self, new: Executed, values: &mut impl Iterator<Item = f32>) -> bool {
+        let Some(at) = slot_of(new.tick, self.slots.len()) else { return false };
+        let start = at.saturating_mul(self.dim);
+        let end = start.saturating_add(self.dim);
+        let (Some(slot), Some(count), Some(row)) =
+            (self.slots.get_mut(at), self.counts.get_mut(at), self.rows.get_mut(start..end))
+        else {
+            return false;
+        };
+        let planned = slot.is_some_and(|old| old.tick == new.tick);
+        if planned && self.join == Join::Keep {
+            // The values still have to be passed over.
+            values.nth(self.dim.saturating_sub(1));
+            return false;
+        }
+        let i = if planned { *count } else { 0 };
+        let mix = |old: f32, new: f32| match self.join {
+            Join::Blend { old: weight } if planned => weight * old + (1.0 - weight) * new,
+            Join::Ensemble { .. } if planned => {
+                // More chunks than rows can only come from a policy that answers one tick twice. They weigh
+                // as the last of the table does: the weights of old and new still sum to 1.
+                let i = i.min(self.weights.len().saturating_sub(1));
+                let before = i.checked_sub(1).and_then(|i| self.weights.get(i));
+                match (before, self.weights.get(i)) {
+                    (Some([_, before]), Some([weight, after])) => {
+                        (old * before + new * weight) / after
+                    }
+                    _ => new,
+                }
+            }
+            _ => new,
+        };
+        for (value, new) in row.iter_mut().zip(values) {
+            *value = mix(*value, new);
+        }
+        *slot = Some(new);
+        *count = i.saturating_add(1);
         true
     }
 
-    /// The current plan.
+    /// The newest chunk that was taken in.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }
 
-    /// The row of the plan that belongs to `tick`.
-    pub fn index(&self, tick: u64) -> Option<usize> {
-        let plan = self.plan.as_ref()?;
-        let index = usize::try_from(tick.checked_sub(plan.obs_tick)?).ok()?;
-        (index < plan.horizon).then_some(index)
+    /// The row planned for `tick`, and its action `[dim]`.
+    pub fn due(&self, tick: u64) -> Option<(Executed, &[f32])> {
+        let at = slot_of(tick, self.slots.len())?;
+        let planned = self.slots.get(at).copied().flatten().filter(|p| p.tick == tick)?;
+        let start = at.checked_mul(self.dim)?;
+        Some((planned, self.rows.get(start..start.checked_add(self.dim)?)?))
     }
 
-    /// The action `[dim]` of row `index` of the plan.
-    pub fn row(&self, index: usize) -> Option<&[f32]> {
-        let plan = self.plan.as_ref()?;
-        if index >= plan.horizon {
-            return None;
-        }
-        let start = index.checked_mul(self.dim)?;
-        self.rows.get(start..start.checked_add(self.dim)?)
+    /// Rows planned from `tick` on, without a gap.
+    pub fn remaining(&self, tick: u64) -> usize {
+        self.left_over(tick).count()
     }
 
-    /// Notes that row `index` of the plan was played at `tick`.
-    pub fn mark_executed(&mut self, tick: u64, index: usize) {
-        let Some(plan) = self.plan else { return };
-        let Plan { epoch, chunk_seq, obs_seq, .. } = plan;
+    /// The actions planned from `tick` on, without a gap: what is still to be played if nothing comes.
+    pub fn left_over(&self, tick: u64) -> impl Iterator<Item = &[f32]> {
+        let ticks =
+            (0..self.slots.len()).map_while(move |i| tick.checked_add(u64::try_from(i).ok()?));
+        ticks.map_while(|tick| self.due(tick).map(|(_, row)| row))
+    }
+
+    /// Notes that `row` was played at `tick`.
+    pub fn mark_executed(&mut self, tick: u64, row: &Executed) {
         if let Some(slot) = slot_of(tick, self.log.len()).and_then(|i| self.log.get_mut(i)) {
-            *slot = Some(Executed { tick, epoch, chunk_seq, obs_seq, index });
+            *slot = Some(Executed { tick, ..*row });
         }
     }
 
@@ -130,118 +236,50 @@ impl Timeline {
         slot.as_ref().filter(|executed| executed.tick == tick)
     }
 
-    /// What an observation taken at `tick` reports.
-    pub fn executing(&self, tick: u64) -> Executing {
-        match (self.plan, self.index(tick)) {
-            (Some(plan), Some(index)) => Executing {
-                chunk_seq: plan.chunk_seq,
-                index: i32::try_from(index).unwrap_or(i32::MAX),
-            },
-            _ => Executing::NOTHING,
-        }
+    /// Number of ticks in `from..to` at which a row was played, as far back as the log goes.
+    pub fn played(&self, from: u64, to: u64) -> u64 {
+        let oldest = to.saturating_sub(u64::try_from(self.log.len()).unwrap_or(u64::MAX));
+        let played = (from.max(oldest)..to).filter(|tick| self.executed(*tick).is_some());
+        played.fold(0, |n, _| n.saturating_add(1))
     }
 
-    /// Forgets the plan; the log stays.
+    /// What an observation taken at `tick` reports.
+    pub fn executing(&self, tick: u64) -> Executing {
+        self.due(tick).map_or(Executing::NOTHING, |(planned, _)| Executing {
+            chunk_seq: planned.chunk_seq,
+            index: i32::try_from(planned.index).unwrap_or(i32::MAX),
+        })
+    }
+
+    /// Forgets all plans; the log stays.
     pub fn clear(&mut self) {
         self.plan = None;
+        self.slots.fill(None);
     }
 
     /// Bytes of memory that this timeline took when it was made.
     pub fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.rows).saturating_add(size_of_val(&*self.log))
+        size_of_val(&*self.rows)
+            .saturating_add(size_of_val(&*self.slots))
+            .saturating_add(size_of_val(&*self.counts))
+            .saturating_add(size_of_val(&*self.weights))
+            .saturating_add(size_of_val(&*self.log))
     }
+}
+
+/// `w_i = e^(−coefficient·i)` and `W_i = Σ_{j ≤ i} w_j` for i below `n`, rounded as LeRobot's
+/// `ACTTemporalEnsembler` (torch, f32; sums in f64, each rounded).
+pub fn ensemble_weights(coefficient: f64, n: usize) -> Vec<[f32; 2]> {
+    let rate = (-coefficient) as f32;
+    let mut sum = 0.0;
+    let weights = (0..n).map(|i| {
+        let weight = f64::from(rate * i as f32).exp() as f32;
+        sum += f64::from(weight);
+        [weight, sum as f32]
+    });
+    weights.collect()
 }
 
 fn slot_of(tick: u64, slots: usize) -> Option<usize> {
     usize::try_from(tick.checked_rem(u64::try_from(slots).ok()?)?).ok()
-}
-
-#[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test may panic: that is how it fails"
-)]
-mod tests {
-    use super::*;
-
-    fn plan(chunk_seq: u64, obs_tick: u64, horizon: usize) -> Plan {
-        Plan { epoch: 1, chunk_seq, obs_seq: obs_tick + 100, obs_tick, horizon }
-    }
-
-    /// Value of row i, column d of chunk c, so that a wrong row shows.
-    fn values(chunk: u64, horizon: usize) -> impl Iterator<Item = f32> {
-        (0..2 * horizon).map(move |i| (chunk * 1000) as f32 + i as f32)
-    }
-
-    #[test]
-    fn a_row_belongs_to_its_tick_whenever_the_chunk_comes() {
-        let mut line = Timeline::new(2, 8);
-        assert_eq!(line.executing(10), Executing::NOTHING);
-        assert!(line.load(plan(1, 10, 8), values(1, 8)));
-        // The chunk took three ticks to come: row 3 is due, rows 0 to 2 are never played.
-        assert_eq!(line.index(13), Some(3));
-        assert_eq!(line.row(3), Some(&[1006.0, 1007.0][..]));
-        assert_eq!(line.executing(13), Executing { chunk_seq: 1, index: 3 });
-        assert_eq!(line.index(9), None, "before the observation");
-        assert_eq!(line.index(18), None, "after the last row");
-        assert_eq!(line.executing(18), Executing::NOTHING);
-    }
-
-    #[test]
-    fn a_newer_chunk_leaves_nothing_of_the_older_one() {
-        let mut line = Timeline::new(2, 8);
-        assert!(line.load(plan(1, 10, 8), values(1, 8)));
-        assert!(line.load(plan(2, 12, 3), values(2, 3)));
-        for tick in 0..30 {
-            let index = line.index(tick);
-            assert_eq!(index, (12..15).contains(&tick).then(|| tick as usize - 12));
-            if let Some(index) = index {
-                assert_eq!(line.row(index).unwrap()[0], 2000.0 + 2.0 * index as f32);
-            }
-        }
-        assert_eq!(line.row(3), None, "the older chunk's values are out of reach");
-    }
-
-    #[test]
-    fn what_was_played_is_remembered_for_max_horizon_ticks() {
-        let mut line = Timeline::new(2, 4);
-        assert!(line.load(plan(7, 0, 4), values(7, 4)));
-        line.mark_executed(0, 0);
-        line.mark_executed(2, 2);
-        let got = line.executed(2).copied();
-        let want = Executed { tick: 2, epoch: 1, chunk_seq: 7, obs_seq: 100, index: 2 };
-        assert_eq!(got, Some(want));
-        assert_eq!(line.executed(1), None, "held");
-        assert!(line.load(plan(8, 4, 4), values(8, 4)));
-        line.mark_executed(4, 0);
-        assert_eq!(line.executed(0), None, "its slot was used again");
-        assert_eq!(line.executed(4).unwrap().chunk_seq, 8);
-    }
-
-    #[test]
-    fn a_plan_that_does_not_fit_changes_nothing() {
-        let mut line = Timeline::new(2, 4);
-        assert!(line.load(plan(1, 0, 4), values(1, 4)));
-        let before = line.memory_bytes();
-        assert!(!line.load(plan(2, 0, 5), values(2, 5)));
-        assert!(!line.load(plan(2, 0, 0), values(2, 0)));
-        assert_eq!(line.plan().unwrap().chunk_seq, 1);
-        assert_eq!(line.memory_bytes(), before);
-        line.clear();
-        assert_eq!((line.index(0), line.row(0)), (None, None));
-    }
-
-    #[test]
-    fn the_largest_ticks_do_not_overflow() {
-        let mut line = Timeline::new(2, 4);
-        assert!(line.load(plan(1, u64::MAX - 200, 4), values(1, 4)));
-        line.mark_executed(u64::MAX, 3);
-        assert_eq!(line.index(u64::MAX), None);
-        assert_eq!(line.executed(u64::MAX).unwrap().index, 3);
-        let mut none = Timeline::new(0, 0);
-        assert!(!none.load(plan(1, 0, 1), values(1, 1)));
-        none.mark_executed(5, 0);
-        assert_eq!(none.executed(5), None);
-    }
 }
