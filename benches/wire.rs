@@ -41,6 +41,8 @@ fn chunk() -> ActionChunkMsg {
         infer_ms: 1.5,
         seed: 3,
         flags: Flags::default(),
+        encode_ms: 0.0,
+        queue_ms: 0.0,
         chunk: ActionChunk {
             session: 1,
             epoch: 2,

@@ -37,6 +37,8 @@ impl Policy {
             infer_ms: 1.0,
             seed: 0,
             flags: Flags::default(),
+            encode_ms: 0.0,
+            queue_ms: 0.0,
             chunk: ActionChunk {
                 session: obs.session,
                 epoch: self.epoch,

@@ -222,11 +222,10 @@ fn an_impossible_policy_is_refused_at_the_start() {
         }
         fn infer(
             &mut self,
-            _obs: &[pathline::node::PolicyObs],
-            _seed: u64,
+            _requests: &[pathline::node::Request],
             _trace: Option<&mut Vec<Vec<f32>>>,
-        ) -> pathline::Result<Vec<f32>> {
-            Ok(vec![0.0; 31])
+        ) -> pathline::Result<Vec<Vec<f32>>> {
+            Ok(vec![vec![0.0; 31]])
         }
     }
     let bus = Bus::open();

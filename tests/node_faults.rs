@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use common::{Bus, DEADLINE, observation, poison, put, put_observation, until};
 use pathline::node::testing::ServoPolicy;
 use pathline::node::{
-    Camera, ChunkPolicy, NodeCounters, PolicyInfo, PolicyNode, PolicyObs, RobotConfig, RobotLink,
-    ServeOptions, SimOptions, Stop, run,
+    Camera, ChunkPolicy, NodeCounters, PolicyInfo, PolicyNode, PolicyObs, Request, RobotConfig,
+    RobotLink, ServeOptions, SimOptions, Stop, run,
 };
 use pathline::wire::{ACTION_CHUNK, ActionChunkMsg, CameraImage, OBSERVATION, Observation};
 use zenoh::{Session, Wait};
@@ -53,7 +53,7 @@ fn a_bad_observation_raises_one_counter_and_nothing_else() {
     chunks.recv_timeout(DEADLINE).unwrap().expect("the good one is answered");
     let mut before = received(&node, 1);
     until("the answer is counted", || (node.status().counters.chunks == 1).then_some(()));
-    before.chunks = 1;
+    (before.chunks, before.batches, before.batched_max) = (1, 1, 1);
 
     let good = observation(9, 11).encode().unwrap();
     let shape = |state: usize, environment: usize| {
@@ -62,6 +62,10 @@ fn a_bad_observation_raises_one_counter_and_nothing_else() {
         bad.encode().unwrap()
     };
     let own = OBSERVATION.encoding;
+    let left_over = |values: usize| {
+        let left_over = vec![1.0; values];
+        Observation { left_over, ..observation(9, 11) }.encode().unwrap()
+    };
     type Counter = fn(&mut NodeCounters) -> &mut u64;
     let cases: Vec<(&str, &str, Vec<u8>, Counter)> = vec![
         // First: a run that was silent for a second may be replaced.
@@ -72,6 +76,7 @@ fn a_bad_observation_raises_one_counter_and_nothing_else() {
         ("empty", own, Vec::new(), |c| &mut c.malformed),
         ("a state too long", own, shape(3, 16), |c| &mut c.wrong_shape),
         ("no environment", own, shape(2, 0), |c| &mut c.wrong_shape),
+        ("half a row left over", own, left_over(3), |c| &mut c.wrong_shape),
         ("NaN", own, poison(good, 200.0), |c| &mut c.not_finite),
         ("out of order", own, observation(9, 9).encode().unwrap(), |c| &mut c.out_of_order),
         ("duplicate", own, observation(9, 10).encode().unwrap(), |c| &mut c.duplicate),
@@ -217,12 +222,11 @@ impl ChunkPolicy for Broken {
 
     fn infer(
         &mut self,
-        obs: &[PolicyObs],
-        seed: u64,
+        requests: &[Request],
         trace: Option<&mut Vec<Vec<f32>>>,
-    ) -> pathline::Result<Vec<f32>> {
-        if obs.iter().all(|obs| obs.state == [0.0, 0.0]) {
-            return ServoPolicy::pusht().infer(obs, seed, trace);
+    ) -> pathline::Result<Vec<Vec<f32>>> {
+        if requests[0].window.iter().all(|obs| obs.state == [0.0, 0.0]) {
+            return ServoPolicy::pusht().infer(requests, trace);
         }
         Err(pathline::Error::Invalid("broken on purpose".to_owned()))
     }
@@ -242,17 +246,16 @@ impl ChunkPolicy for Slow {
 
     fn infer(
         &mut self,
-        obs: &[PolicyObs],
-        seed: u64,
+        requests: &[Request],
         trace: Option<&mut Vec<Vec<f32>>>,
-    ) -> pathline::Result<Vec<f32>> {
+    ) -> pathline::Result<Vec<Vec<f32>>> {
         if self.warm_ups < 2 {
             self.warm_ups += 1;
         } else {
             self.entered.send(()).unwrap();
             self.go.recv_timeout(DEADLINE).unwrap();
         }
-        ServoPolicy::pusht().infer(obs, seed, trace)
+        ServoPolicy::pusht().infer(requests, trace)
     }
 }
 
@@ -296,14 +299,14 @@ impl ChunkPolicy for Seeing {
 
     fn infer(
         &mut self,
-        obs: &[PolicyObs],
-        seed: u64,
+        requests: &[Request],
         trace: Option<&mut Vec<Vec<f32>>>,
-    ) -> pathline::Result<Vec<f32>> {
+    ) -> pathline::Result<Vec<Vec<f32>>> {
         // Only what the policy looks at is kept.
         let one = |obs: &PolicyObs| matches!(&obs.images[..], [top] if top.data.len() == 24);
-        assert!(obs.iter().all(one), "{obs:?}");
-        ServoPolicy::pusht().infer(obs, seed, trace)
+        let window = &requests[0].window;
+        assert!(window.iter().all(one), "{window:?}");
+        ServoPolicy::pusht().infer(requests, trace)
     }
 }
 

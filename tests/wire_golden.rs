@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pathline::action::ActionChunk;
 use pathline::wire::{
-    ACTION, ACTION_CHUNK, Action, ActionChunkMsg, CameraImage, Flags, Header, OBSERVATION,
+    ACTION, ACTION_CHUNK, Action, ActionChunkMsg, Asks, CameraImage, Flags, Header, OBSERVATION,
     Observation, Time,
 };
 use serde_json::Value;
@@ -75,6 +75,13 @@ fn observation(v: &Value) -> Observation {
         images: list(&v["images"], image),
         executing_chunk: u64_of(&v["executing_chunk"]),
         executing_index: i32_of(&v["executing_index"]),
+        request: match u64_of(&v["request"]) {
+            0 => Asks::ByRule,
+            1 => Asks::Chunk,
+            _ => Asks::Nothing,
+        },
+        expected_delay: u16_of(&v["expected_delay"]),
+        left_over: f32s(&v["left_over"]),
     }
 }
 
@@ -92,6 +99,8 @@ fn chunk(v: &Value) -> ActionChunkMsg {
         infer_ms: v["infer_ms"].as_f64().unwrap() as f32,
         seed: u64_of(&v["seed"]),
         flags: Flags(u32_of(&v["flags"])),
+        encode_ms: v["encode_ms"].as_f64().unwrap() as f32,
+        queue_ms: v["queue_ms"].as_f64().unwrap() as f32,
         chunk: ActionChunk {
             session: u64_of(&v["session"]),
             epoch: u64_of(&v["epoch"]),
@@ -169,12 +178,22 @@ fn a_message_may_be_longer_but_not_shorter() {
         let want = ActionChunkMsg::decode(bytes).unwrap();
         let longer = [bytes, &[0xff; 100]].concat();
         assert_eq!(ActionChunkMsg::decode(&longer).unwrap(), want);
-        for n in 0..bytes.len() {
+        // Without the times: what was sent before there were any.
+        let old = bytes.len() - 8;
+        let without = ActionChunkMsg { encode_ms: 0.0, queue_ms: 0.0, ..want };
+        assert_eq!(ActionChunkMsg::decode(&bytes[..old]).unwrap(), without);
+        for n in (0..bytes.len()).filter(|n| *n != old) {
             assert!(ActionChunkMsg::decode(&bytes[..n]).is_err(), "{n} of {} bytes", bytes.len());
         }
     });
     each("Observation", 3, |_, bytes| {
-        for n in 0..bytes.len() {
+        let want = Observation::decode(bytes).unwrap();
+        // Request, padding, delay, length and values of the left-over.
+        let old = bytes.len() - 8 - 4 * want.left_over.len();
+        let without =
+            Observation { request: Asks::ByRule, expected_delay: 0, left_over: Vec::new(), ..want };
+        assert_eq!(Observation::decode(&bytes[..old]).unwrap(), without);
+        for n in (0..bytes.len()).filter(|n| *n != old) {
             assert!(Observation::decode(&bytes[..n]).is_err(), "{n} of {} bytes", bytes.len());
         }
     });
@@ -189,8 +208,9 @@ fn a_message_may_be_longer_but_not_shorter() {
 fn an_action_that_is_not_finite_is_well_formed_and_rejected() {
     each("ActionChunk", 3, |_, bytes| {
         let mut bytes = bytes.to_vec();
-        let last = bytes.len() - 4;
-        bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+        // The last action stands before the two times.
+        let last = bytes.len() - 12;
+        bytes[last..last + 4].copy_from_slice(&f32::NAN.to_le_bytes());
         let error = ActionChunkMsg::decode(&bytes).unwrap_err();
         assert!(matches!(error, pathline::Error::Rejected { .. }), "{error}");
         assert_eq!(

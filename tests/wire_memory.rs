@@ -112,6 +112,8 @@ fn chunk(seq: u64, obs_seq: u64, obs_tick: u64) -> ActionChunkMsg {
         infer_ms: 1.0,
         seed: 3,
         flags: Flags::default(),
+        encode_ms: 0.0,
+        queue_ms: 0.0,
         chunk: ActionChunk {
             session: 7,
             epoch: 1,

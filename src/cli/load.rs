@@ -4,12 +4,13 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::Context;
+use pathline::action::Joining;
 use pathline::device;
 use pathline::flow::Noise;
 use pathline::node::testing::ServoPolicy;
-use pathline::node::{Camera, ChunkPolicy, Picture, PolicyInfo, PolicyObs};
+use pathline::node::{Camera, ChunkPolicy, Picture, PolicyInfo, Request};
 use pathline::policy::weights::Weights;
-use pathline::policy::{Policy, Solver, digest, folder};
+use pathline::policy::{Draws, Policy, Solver, digest, folder};
 use serde::Deserialize;
 
 /// Control rate of a policy that does not say one, Hz: PushT's.
@@ -29,19 +30,38 @@ impl ChunkPolicy for Loaded {
 
     fn infer(
         &mut self,
-        obs: &[PolicyObs],
-        seed: u64,
+        requests: &[Request],
         trace: Option<&mut Vec<Vec<f32>>>,
-    ) -> pathline::Result<Vec<f32>> {
-        let noise = self.policy.draws(&Noise::new(seed), &[0], 0, &self.solver);
+    ) -> pathline::Result<Vec<Vec<f32>>> {
+        let windows: Vec<_> = requests.iter().map(|request| &request.window[..]).collect();
+        let draws = self.draws(requests);
+        let len = self.info.horizon * self.info.action_dim;
         let chunks = match trace {
-            None => self.policy.infer(&[obs], noise, &self.solver)?,
+            None => self.policy.infer(&windows, draws, &self.solver)?,
             Some(states) => {
-                let mut record = |_t: f64, x: &[f32]| states.push(x.to_vec());
-                self.policy.infer_traced(&[obs], noise, &self.solver, &mut record)?
+                let mut record =
+                    |_t: f64, x: &[f32]| states.extend(x.chunks(len).next().map(<[f32]>::to_vec));
+                self.policy.infer_traced(&windows, draws, &self.solver, &mut record)?
             }
         };
-        Ok(chunks.actions)
+        Ok(chunks.actions.chunks(len).map(<[f32]>::to_vec).collect())
+    }
+}
+
+impl Loaded {
+    /// The noise of a batch: each request's is what it has alone.
+    fn draws(&self, requests: &[Request]) -> Draws {
+        let alone: Vec<_> = requests
+            .iter()
+            .map(|r| self.policy.draws(&Noise::new(r.seed), &[0], 0, &self.solver))
+            .collect();
+        let steps = if self.solver.is_stochastic() { self.solver.steps } else { 0 };
+        let len = self.policy.chunk_len();
+        let step_noise = (0..steps)
+            .flat_map(|step| alone.iter().map(move |d| &d.step_noise[step * len..(step + 1) * len]))
+            .collect::<Vec<_>>()
+            .concat();
+        Draws { noise: alone.into_iter().flat_map(|d| d.noise).collect(), step_noise }
     }
 }
 
@@ -93,6 +113,7 @@ pub(crate) fn chunk_policy(
         solver: solver.name.clone(),
         fps: rate,
         sha256,
+        joining: Joining::default(),
     };
     Ok(Box::new(Loaded { policy, solver, info }))
 }

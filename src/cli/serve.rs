@@ -23,15 +23,17 @@ const WATCH_PERIOD: Duration = Duration::from_millis(250);
 
 Examples:
   pathline serve --policy policies/pusht-flow
+  pathline serve --robot left --robot right                    # two robots, one policy
   pathline serve --policy policies/pusht-flow -l tcp/127.0.0.1:7450 --steps 4
   pathline serve --policy policies/pusht-flow -e tcp/10.0.0.5:7447     # join a zenoh router")]
 pub(crate) struct ServeArgs {
     /// Policy folder, LeRobot's or Pathline's; `servo` is a policy without a network, to try the wiring.
     #[arg(long, value_name = "DIR", default_value = "policies/pusht-flow")]
     policy: PathBuf,
-    /// Robot id, the second chunk of every key.
-    #[arg(long, default_value = "pusht")]
-    robot: String,
+    /// Robot id, the second chunk of every key; give it more than once to serve several robots: each
+    /// keeps its own state, and requests that meet are one batch.
+    #[arg(long, value_name = "ROBOT", default_values_t = ["pusht".to_owned()])]
+    robot: Vec<String>,
     /// Seed of the noise.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -57,7 +59,8 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let policy = load::chunk_policy(&args.policy, args.solver.as_deref(), args.steps, args.fps)?;
     let bus = args.bus.to_config();
     let session = bus.open(Place::Hub)?;
-    let options = ServeOptions { robot: args.robot.clone(), seed: args.seed, trace: None };
+    let options =
+        ServeOptions { robots: args.robot.clone(), seed: args.seed, ..ServeOptions::default() };
     let node = PolicyNode::start(&session, policy, options)?;
     let info = node.info();
     if !args.json {
@@ -67,7 +70,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
             "serving {} on {} as pathline/{}  chunk {}x{}, {} executed, {} {} evaluations",
             args.policy.display(),
             place.join(" "),
-            args.robot,
+            args.robot.join(", pathline/"),
             info.horizon,
             info.action_dim,
             info.n_action_steps,

@@ -1,19 +1,22 @@
-//! The door of the policy node: bytes in, at most one job waiting for the worker.
+//! One robot's door to the policy node: bytes in, at most one observation waiting for the worker.
 //!
 //! Latest wins: an observation that is due a chunk takes the one waiting place, whoever was there
-//! is counted as superseded. Every observation enters the history, due or not. The callback only
-//! decodes within bounds, checks and stores; inference is the worker's. Every input ends in exactly
-//! one counter of [`NodeCounters`](super::status::NodeCounters).
+//! is counted as superseded. Every observation enters the history, due or not; what a chunk is made
+//! from is taken when it is asked for, so that later observations that ask for nothing do not undo
+//! it. The callback only decodes within bounds, checks and stores; inference is the worker's. Every
+//! input ends in exactly one counter of [`NodeCounters`](super::status::NodeCounters).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::batch::Bell;
 use super::history::{Admission, History};
 use super::seam::{Picture, PolicyInfo, PolicyObs};
 use super::status::{Ending, Ledger};
 use crate::Error;
-use crate::wire::{self, CameraImage, Observation, Time};
+use crate::action::Continuation;
+use crate::wire::{self, Asks, CameraImage, Observation, Time};
 
 /// Most requests of `policy/infer` that wait; the next one is told that the node is busy.
 const MAX_WAITING_REQUESTS: usize = 16;
@@ -37,6 +40,8 @@ pub(crate) struct Job {
     pub(crate) ident: ObsIdent,
     /// `n_obs_steps` observations, oldest first.
     pub(crate) window: Vec<PolicyObs>,
+    /// What the robot still has to play, if it said so.
+    pub(crate) continuation: Option<Continuation>,
     /// When the observation arrived.
     pub(crate) received: Instant,
     /// Present for a request; absent for an observation that was put.
@@ -46,7 +51,7 @@ pub(crate) struct Job {
 struct State {
     history: History,
     /// The newest observation that is due a chunk.
-    due: Option<(ObsIdent, Instant)>,
+    due: Option<Job>,
     requests: VecDeque<Job>,
     closed: bool,
 }
@@ -56,14 +61,15 @@ pub(crate) struct Inbox {
     info: PolicyInfo,
     ledger: Arc<Ledger>,
     state: Mutex<State>,
-    wake: Condvar,
+    bell: Arc<Bell>,
 }
 
 impl Inbox {
-    pub(crate) fn new(info: PolicyInfo, ledger: Arc<Ledger>) -> Self {
+    /// A door to `info`'s policy; `bell` rings when something waits.
+    pub(crate) fn new(info: PolicyInfo, ledger: Arc<Ledger>, bell: Arc<Bell>) -> Self {
         let history = History::new(info.n_obs_steps);
         let state = State { history, due: None, requests: VecDeque::new(), closed: false };
-        Self { info, ledger, state: Mutex::new(state), wake: Condvar::new() }
+        Self { info, ledger, state: Mutex::new(state), bell }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -77,7 +83,7 @@ impl Inbox {
             Err((ending, why)) => return self.ledger.ended(ending, || why),
         };
         let due = wants_chunk(&observation, &self.info);
-        let (ident, obs) = split(observation);
+        let (ident, continuation, obs) = split(observation);
         let mut state = self.lock();
         let admission = state.history.push(ident.session, ident.episode, ident.tick, obs, now);
         let (ending, why) = ending_of(admission);
@@ -85,13 +91,19 @@ impl Inbox {
         if admission != Admission::Stored {
             return;
         }
+        let run = |i: &ObsIdent| (i.session, i.episode);
         if due {
-            if state.due.replace((ident, now)).is_some() {
+            let window = state.history.window();
+            let job = Job { ident, window, continuation, received: now, reply: None };
+            if state.due.replace(job).is_some() {
                 self.ledger.superseded();
             }
-            self.wake.notify_one();
-        } else if state.due.is_some_and(|(waiting, _)| waiting.session != ident.session) {
+            drop(state);
+            self.bell.ring();
+        } else if state.due.as_ref().is_some_and(|waiting| run(&waiting.ident) != run(&ident)) {
+            // Nobody plays a chunk of an episode that is over.
             state.due = None;
+            self.ledger.superseded();
         }
     }
 
@@ -108,7 +120,7 @@ impl Inbox {
                 return refuse(why, reply);
             }
         };
-        let (ident, obs) = split(observation);
+        let (ident, continuation, obs) = split(observation);
         let mut state = self.lock();
         let repeated = state.history.is_newest(ident.session, ident.episode, ident.tick);
         let admission = if repeated {
@@ -127,8 +139,10 @@ impl Inbox {
             return refuse("the policy node is busy or closing: ask again".to_owned(), reply);
         }
         let window = state.history.window();
-        state.requests.push_back(Job { ident, window, received: now, reply: Some(reply) });
-        self.wake.notify_one();
+        let reply = Some(reply);
+        state.requests.push_back(Job { ident, window, continuation, received: now, reply });
+        drop(state);
+        self.bell.ring();
     }
 
     /// Forgets the history; the next observation of any run is adopted.
@@ -138,38 +152,23 @@ impl Inbox {
         state.due = None;
     }
 
-    /// Waits for work; none once the inbox is closed. A put observation goes before requests.
-    pub(crate) fn next(&self) -> Option<Job> {
-        let mut state = self.lock();
-        loop {
-            if state.closed {
-                return None;
-            }
-            if let Some((ident, received)) = state.due.take() {
-                // The history may have moved on to an observation that asked for nothing; the
-                // chunk then answers the newest one's window only if it is still the same tick.
-                if state.history.is_newest(ident.session, ident.episode, ident.tick) {
-                    let window = state.history.window();
-                    return Some(Job { ident, window, received, reply: None });
-                }
-                self.ledger.superseded();
-                continue;
-            }
-            if let Some(job) = state.requests.pop_front() {
-                return Some(job);
-            }
-            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+    /// The observation that waits for a chunk.
+    pub(crate) fn take_due(&self) -> Option<Job> {
+        self.lock().due.take()
     }
 
-    /// Ends [`Inbox::next`] and refuses the requests that still wait.
+    /// The oldest request that waits.
+    pub(crate) fn take_request(&self) -> Option<Job> {
+        self.lock().requests.pop_front()
+    }
+
+    /// Refuses the requests that still wait, and all that come later.
     pub(crate) fn close(&self) {
         let waiting = {
             let mut state = self.lock();
             state.closed = true;
             std::mem::take(&mut state.requests)
         };
-        self.wake.notify_all();
         for job in waiting {
             if let Some(reply) = job.reply {
                 reply(Err("the policy node is closing".to_owned()));
@@ -222,6 +221,16 @@ impl Inbox {
                 return Err((Ending::WrongShape, why));
             }
         }
+        if !observation.left_over.len().is_multiple_of(self.info.action_dim) {
+            let why = format!(
+                "observation.left_over: expected rows of {} values, got {} values; see policy/info",
+                self.info.action_dim,
+                observation.left_over.len()
+            );
+            return Err((Ending::WrongShape, why));
+        }
+        // A chunk cannot continue what lies beyond its own end.
+        observation.left_over.truncate(self.info.horizon * self.info.action_dim);
         // What the policy does not look at is not kept.
         let looks_at = |i: &CameraImage| self.info.cameras.iter().any(|c| c.name == i.name);
         observation.images.retain(looks_at);
@@ -229,15 +238,21 @@ impl Inbox {
     }
 }
 
-/// The policy's own replanning interval: a chunk is due when the robot plays none, or has played
-/// `n_action_steps` rows of it.
+/// Whether a chunk is due: as the robot says, or else by the policy's own replanning interval, when
+/// the robot plays none or has played `n_action_steps` rows of it.
 pub(crate) fn wants_chunk(observation: &Observation, info: &PolicyInfo) -> bool {
-    observation.executing_chunk == 0
-        || usize::try_from(observation.executing_index)
-            .map_or(true, |index| index >= info.n_action_steps)
+    match observation.request {
+        Asks::Chunk => true,
+        Asks::Nothing => false,
+        Asks::ByRule => {
+            observation.executing_chunk == 0
+                || usize::try_from(observation.executing_index)
+                    .map_or(true, |index| index >= info.n_action_steps)
+        }
+    }
 }
 
-fn split(observation: Observation) -> (ObsIdent, PolicyObs) {
+fn split(observation: Observation) -> (ObsIdent, Option<Continuation>, PolicyObs) {
     let ident = ObsIdent {
         session: observation.session,
         tick: observation.tick,
@@ -251,7 +266,11 @@ fn split(observation: Observation) -> (ObsIdent, PolicyObs) {
         environment_state: observation.environment_state,
         images: observation.images.into_iter().map(picture).collect(),
     };
-    (ident, obs)
+    let continuation = (!observation.left_over.is_empty()).then_some(Continuation {
+        left_over: observation.left_over,
+        delay: observation.expected_delay.into(),
+    });
+    (ident, continuation, obs)
 }
 
 fn picture(image: CameraImage) -> Picture {

@@ -287,6 +287,7 @@ impl RobotLink {
             images: seen.images.into_iter().map(image).collect::<Result<_>>()?,
             executing_chunk: executing.chunk_seq,
             executing_index: executing.index,
+            ..Observation::default()
         };
         let due = super::inbox::wants_chunk(&message, &self.info);
         let bytes = message.encode()?;

@@ -9,6 +9,7 @@
 //! Blocking calls only; zenoh owns its runtime. Everything periodic is dropped rather than waited
 //! for, and what decides about the robot is its own tick and [`Gate`](crate::action::Gate).
 
+mod batch;
 mod bus;
 mod clock;
 mod config;
@@ -30,7 +31,7 @@ pub use config::{BusConfig, DEFAULT_ENDPOINT, Place, free_endpoint, open_private
 pub use latency::{Latency, LatencySummary};
 pub use link::{Commanded, LinkLatency, RobotConfig, RobotLink};
 pub use recorder::{Recorder, ReplayOptions, ReplayReport, replay};
-pub use seam::{Camera, ChunkPolicy, Picture, PolicyInfo, PolicyObs};
+pub use seam::{Camera, ChunkPolicy, Picture, PolicyInfo, PolicyObs, Request, Timings};
 pub use self_test::self_test;
 pub use serve::{PolicyNode, ServeOptions};
 pub use sim::{Cadence, EpisodeReport, Event, Pace, RunReport, SimOptions, Tick, run};

@@ -2,11 +2,15 @@
 //!
 //! What: `n_obs_steps` observations, oldest first and ending at tick k, become a chunk of
 //! `horizon` actions whose row i belongs to tick k + i (row 0 answers the newest observation).
+//! Observations that wait at the same time, of one robot or of several, are one batch.
 //! The node knows neither tensors nor checkpoints; [`crate::node::testing`] has a policy of ten
 //! lines that the tests drive through the same seam.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use crate::action::{Continuation, Joining};
 pub use crate::action::{Picture, PolicyObs};
 use crate::{Error, Result};
 
@@ -56,6 +60,10 @@ pub struct PolicyInfo {
     pub fps: f64,
     /// SHA-256 of the weights, in hex, where there is a file.
     pub sha256: Option<String>,
+    /// How its chunks are joined, unless the robot is told otherwise; absent in messages of older
+    /// nodes.
+    #[serde(default)]
+    pub joining: Joining,
 }
 
 impl PolicyInfo {
@@ -80,6 +88,7 @@ impl PolicyInfo {
         within("action_dim", self.action_dim, 1, MAX_DIM)?;
         within("state_dim", self.state_dim, 0, MAX_DIM)?;
         within("environment_state_dim", self.environment_state_dim, 0, MAX_DIM)?;
+        self.joining.validate(self.horizon)?;
         if self.fps.is_finite() && self.fps > 0.0 {
             Ok(())
         } else {
@@ -109,23 +118,48 @@ impl PolicyInfo {
     }
 }
 
-/// A policy behind the node: observations in, one chunk out.
+/// One chunk to make.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// `n_obs_steps` observations, oldest first.
+    pub window: Vec<PolicyObs>,
+    /// Chooses the noise.
+    pub seed: u64,
+    /// What the robot still has to play, if it said so; row 0 is the newest observation's.
+    pub continuation: Option<Continuation>,
+}
+
+/// Where the time of an inference went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timings {
+    /// From the observations to the context: what happens before the first solver step. Zero if
+    /// unknown.
+    pub encode: Duration,
+}
+
+/// A policy behind the node: observations in, a chunk for each request out.
 pub trait ChunkPolicy: Send {
     /// Shapes, rates and names; constant over the policy's life.
     fn info(&self) -> PolicyInfo;
 
-    /// Computes one chunk: `horizon × action_dim` values, row-major, in robot units.
+    /// Computes a chunk for each request, in their order: `horizon × action_dim` values each,
+    /// row-major, in robot units.
     ///
-    /// `obs` holds `n_obs_steps` observations, oldest first. `seed` chooses the noise: the same
-    /// seed and observations give the same chunk. If `trace` is given, the state after every
-    /// solver step is appended to it in robot units, from noise to the action, for pictures.
+    /// The same request gets the same chunk, whoever is in the batch with it. If `trace` is given,
+    /// the state after every solver step of the first request is appended to it in robot units,
+    /// from noise to the action, for pictures.
     ///
     /// # Errors
-    /// The network failed; the node counts it and goes on.
+    /// The network failed; the node tries each request of a batch alone, counts what fails, and
+    /// goes on.
     fn infer(
         &mut self,
-        obs: &[PolicyObs],
-        seed: u64,
+        requests: &[Request],
         trace: Option<&mut Vec<Vec<f32>>>,
-    ) -> Result<Vec<f32>>;
+    ) -> Result<Vec<Vec<f32>>>;
+
+    /// Where the time of the last successful [`ChunkPolicy::infer`] went, as far as it is known.
+    fn timings(&self) -> Timings {
+        Timings::default()
+    }
 }

@@ -1,12 +1,14 @@
 //! The policy node: observations in, action chunks out.
 //!
 //! ```text
-//! …/obs ─ callback: decode, check, store ─► inbox (history + one waiting place)
-//!                                             │
-//!                                          worker ─ policy.infer ─► …/cmd/chunk
-//! …/policy/infer ─ request ─────────────────► │ ─► reply
+//! …/obs ─ callback: decode, check, store ─► inbox (history + one waiting place)  ┐ one of each
+//! …/policy/infer ─ request ───────────────► inbox                               ┘ for a robot
+//!                                             │ what waits is one batch
+//!                                          worker ─ policy.infer ─► …/cmd/chunk, reply
 //! …/policy/{info,reset,status} are answered at once; status is also put once a second
 //! ```
+//! Several robots share one policy and one worker, nothing else: each has its own keys, history, chunk
+//! numbers and books, and what comes in for one changes nothing for another.
 //! The node is present (its liveliness token exists) from the moment it can answer: after the
 //! warm-up, and after everything else is declared.
 
@@ -20,47 +22,61 @@ use zenoh::pubsub::Subscriber;
 use zenoh::query::{Query, Queryable};
 use zenoh::{Session, Wait};
 
+use super::batch::Bell;
 use super::bus::{JSON, Outlet, bus_error, declare_alive};
 use super::clock::wall_nanos;
 use super::inbox::Inbox;
-use super::seam::{ChunkPolicy, PolicyInfo};
-use super::status::{Ledger, NodeState, NodeStatus};
+use super::seam::{Camera, ChunkPolicy, PolicyInfo};
+use super::status::{Calls, Ledger, NodeState, NodeStatus};
 use super::stop::Stop;
-use super::worker::{TraceSink, Worker};
+use super::worker::{Seat, TraceSink, Worker};
+use crate::action::Joining;
 use crate::wire::{self, Keys, Qos, Role};
 use crate::{Error, Result};
 
 /// How often the status is put.
 const STATUS_PERIOD: Duration = Duration::from_secs(1);
 
+/// Most robots of one node.
+const MAX_ROBOTS: usize = 32;
+
 /// What a policy node is started with.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Robot id, the second chunk of every key.
-    pub robot: String,
+    /// Robot ids, the second chunk of every key; each has a history and books of its own.
+    pub robots: Vec<String>,
     /// Seed of the noise.
     pub seed: u64,
+    /// How chunks are joined, instead of as the policy says.
+    pub joining: Option<Joining>,
     /// Where the sampler's intermediate states go, if somebody draws them.
     pub trace: Option<TraceSink>,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { robot: "pusht".to_owned(), seed: 0, trace: None }
+        Self { robots: vec!["pusht".to_owned()], seed: 0, joining: None, trace: None }
     }
 }
 
 /// A running policy node. Dropping it closes it too; [`PolicyNode::close`] also reports.
 pub struct PolicyNode {
     info: PolicyInfo,
-    inbox: Arc<Inbox>,
-    ledger: Arc<Ledger>,
+    robots: Vec<Robot>,
+    bell: Arc<Bell>,
     stop: Stop,
     threads: Vec<JoinHandle<()>>,
-    declared: Option<Declared>,
+    declared: Vec<Declared>,
 }
 
-/// What lives as long as the node; in the order of undeclaring.
+/// A robot that is served.
+struct Robot {
+    name: String,
+    inbox: Arc<Inbox>,
+    ledger: Arc<Ledger>,
+}
+
+/// What lives as long as the node, for one robot; in the order of undeclaring.
 struct Declared {
     alive: LivelinessToken,
     observations: Subscriber<()>,
@@ -71,66 +87,74 @@ impl PolicyNode {
     /// Warms the policy up, declares everything and starts to answer.
     ///
     /// # Errors
-    /// A policy whose info or warm-up chunk makes no sense, a robot id that is no key, a session
-    /// that is closed.
+    /// A policy whose info or warm-up chunk makes no sense, no robot, one that is named twice or whose
+    /// id is no key, a session that is closed.
     pub fn start(
         session: &Session,
         policy: Box<dyn ChunkPolicy>,
         options: ServeOptions,
     ) -> Result<Self> {
-        let info = policy.info();
+        let mut info = policy.info();
+        info.joining = options.joining.unwrap_or(info.joining);
         info.validate()?;
-        let keys = Keys::new(&options.robot)?;
-        let ledger = Arc::new(Ledger::new()?);
-        let inbox = Arc::new(Inbox::new(info.clone(), Arc::clone(&ledger)));
-        let chunks =
-            Outlet::declare(session, &keys.chunk(), wire::ACTION_CHUNK.encoding, Qos::CHUNK)?;
+        check_robots(&options.robots)?;
+        let (bell, calls) = (Arc::new(Bell::default()), Arc::new(Calls::default()));
+        let (mut robots, mut seats, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+        for name in options.robots {
+            let key = Keys::new(&name)?;
+            let ledger = Arc::new(Ledger::new(Arc::clone(&calls))?);
+            let inbox = Inbox::new(info.clone(), Arc::clone(&ledger), Arc::clone(&bell));
+            let inbox = Arc::new(inbox);
+            let encoding = wire::ACTION_CHUNK.encoding;
+            let chunks = Outlet::declare(session, &key.chunk(), encoding, Qos::CHUNK)?;
+            seats.push(Seat {
+                inbox: Arc::clone(&inbox),
+                ledger: Arc::clone(&ledger),
+                publish: Box::new(move |bytes| chunks.put(bytes)),
+                sequence: 0,
+            });
+            robots.push(Robot { name, inbox, ledger });
+            keys.push(key);
+        }
         let mut worker = Worker {
             policy,
             info: info.clone(),
-            inbox: Arc::clone(&inbox),
-            ledger: Arc::clone(&ledger),
-            publish: Box::new(move |bytes| chunks.put(bytes)),
+            seats,
+            bell: Arc::clone(&bell),
+            calls,
             seed: options.seed,
             trace: options.trace,
             epoch: wall_nanos().unsigned_abs(),
-            sequence: 0,
         };
         worker.warm_up()?;
-        ledger.set_state(NodeState::Ready);
-
-        let observations = {
-            let inbox = Arc::clone(&inbox);
-            session
-                .declare_subscriber(keys.observation())
-                .callback(move |sample| {
-                    let now = Instant::now();
-                    let encoding = sample.encoding().to_string();
-                    inbox.offer(&encoding, &sample.payload().to_bytes(), now);
-                })
-                .wait()
-                .map_err(bus_error("observations"))?
-        };
-        let queryables = declare_queryables(session, &keys, &info, &inbox, &ledger)?;
-        let status = Outlet::declare(session, &keys.status(), JSON, Qos::STATUS)?;
-        let alive = declare_alive(session, &keys.alive(Role::Policy, &session.zid().to_string())?)?;
 
         let stop = Stop::new();
+        let mut statuses = Vec::with_capacity(robots.len());
         let mut node = Self {
             info,
-            inbox,
-            ledger,
+            robots,
+            bell,
             stop: stop.clone(),
             threads: Vec::new(),
-            declared: Some(Declared { alive, observations, queryables }),
+            declared: Vec::new(),
         };
+        for (robot, keys) in node.robots.iter().zip(&keys) {
+            robot.ledger.set_state(NodeState::Ready);
+            let status = Outlet::declare(session, &keys.status(), JSON, Qos::STATUS)?;
+            statuses.push((status, Arc::clone(&robot.ledger)));
+            node.declared.push(declare(session, keys, &node.info, robot)?);
+        }
         node.threads.push(spawn("policy", move || worker.run())?);
-        let ledger = Arc::clone(&node.ledger);
         node.threads.push(spawn("status", move || {
-            while !stop.wait_timeout(STATUS_PERIOD) {
-                put_status(&status, &ledger.report(true));
+            loop {
+                let stopped = stop.wait_timeout(STATUS_PERIOD);
+                for (status, ledger) in &statuses {
+                    put_status(status, &ledger.report(true));
+                }
+                if stopped {
+                    break;
+                }
             }
-            put_status(&status, &ledger.report(true));
         })?);
         Ok(node)
     }
@@ -140,14 +164,22 @@ impl PolicyNode {
         &self.info
     }
 
-    /// The report of now.
+    /// The report of now, of all robots together.
     pub fn status(&self) -> NodeStatus {
-        self.ledger.report(false)
+        let ledgers = self.robots.iter().map(|robot| &*robot.ledger);
+        // There is one robot at least; it is what `start` checks first.
+        Ledger::report_all(ledgers).unwrap_or_else(NodeStatus::stopped)
+    }
+
+    /// The report of now of one robot; none if it is not served.
+    pub fn status_of(&self, robot: &str) -> Option<NodeStatus> {
+        let robot = self.robots.iter().find(|served| served.name == robot)?;
+        Some(robot.ledger.report(false))
     }
 
     /// Whether the worker lives; false after a panic in the policy.
     pub fn is_alive(&self) -> bool {
-        self.ledger.state() != NodeState::Stopped
+        self.robots.iter().all(|robot| robot.ledger.state() != NodeState::Stopped)
     }
 
     /// Stops answering, undeclares everything, waits for the threads; the last report.
@@ -160,8 +192,7 @@ impl PolicyNode {
     }
 
     fn shut(&mut self) -> Result<()> {
-        if let Some(declared) = self.declared.take() {
-            let Declared { alive, observations, queryables } = declared;
+        for Declared { alive, observations, queryables } in self.declared.drain(..) {
             // The session may be closed already: then there is nothing left to undeclare.
             let _ = alive.undeclare().wait();
             let _ = observations.undeclare().wait();
@@ -169,13 +200,14 @@ impl PolicyNode {
                 let _ = queryable.undeclare().wait();
             }
         }
-        self.inbox.close();
+        self.robots.iter().for_each(|robot| robot.inbox.close());
+        self.bell.close();
         self.stop.set();
         let mut dead = false;
         for thread in self.threads.drain(..) {
             dead |= thread.join().is_err();
         }
-        self.ledger.set_state(NodeState::Stopped);
+        self.robots.iter().for_each(|robot| robot.ledger.set_state(NodeState::Stopped));
         if dead {
             Err(Error::Invalid("a thread of the policy node panicked".to_owned()))
         } else {
@@ -192,6 +224,22 @@ impl Drop for PolicyNode {
     }
 }
 
+fn check_robots(robots: &[String]) -> Result<()> {
+    if !(1..=MAX_ROBOTS).contains(&robots.len()) {
+        return Err(Error::Invalid(format!(
+            "policy node: expected 1 to {MAX_ROBOTS} robots, got {}",
+            robots.len()
+        )));
+    }
+    let twice = |(i, name): (usize, &String)| robots.iter().take(i).any(|other| other == name);
+    match robots.iter().enumerate().find(|robot| twice(*robot)) {
+        Some((_, name)) => Err(Error::Invalid(format!(
+            "policy node: robot {name:?} is named twice; each robot needs an id of its own"
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|e| Error::io(name, e))
 }
@@ -204,13 +252,30 @@ fn put_status(outlet: &Outlet, status: &NodeStatus) {
     }
 }
 
+/// Everything of one robot; its token last, when all else answers.
+fn declare(session: &Session, keys: &Keys, info: &PolicyInfo, robot: &Robot) -> Result<Declared> {
+    let inbox = Arc::clone(&robot.inbox);
+    let observations = session
+        .declare_subscriber(keys.observation())
+        .callback(move |sample| {
+            let now = Instant::now();
+            let encoding = sample.encoding().to_string();
+            inbox.offer(&encoding, &sample.payload().to_bytes(), now);
+        })
+        .wait()
+        .map_err(bus_error("observations"))?;
+    let queryables = declare_queryables(session, keys, info, robot)?;
+    let alive = declare_alive(session, &keys.alive(Role::Policy, &session.zid().to_string())?)?;
+    Ok(Declared { alive, observations, queryables })
+}
+
 fn declare_queryables(
     session: &Session,
     keys: &Keys,
     info: &PolicyInfo,
-    inbox: &Arc<Inbox>,
-    ledger: &Arc<Ledger>,
+    robot: &Robot,
 ) -> Result<Vec<Queryable<()>>> {
+    let (inbox, ledger) = (&robot.inbox, &robot.ledger);
     let declare = |key: String, answer: Box<dyn Fn(Query) + Send + Sync>| {
         session.declare_queryable(key.clone()).callback(answer).wait().map_err(bus_error(&key))
     };
@@ -245,6 +310,10 @@ fn info_json(info: &PolicyInfo) -> serde_json::Value {
     if info.environment_state_dim > 0 {
         let shape = json!([info.environment_state_dim]);
         inputs.insert("observation.environment_state".to_owned(), shape);
+    }
+    for Camera { name, height, width } in &info.cameras {
+        // Channels first, as in LeRobot's config; on the wire it is rgb8 by rows.
+        inputs.insert(format!("observation.images.{name}"), json!([3, height, width]));
     }
     if let Some(fields) = about.as_object_mut() {
         fields.insert("chunk_size".to_owned(), json!(info.horizon));

@@ -1,6 +1,7 @@
 //! What the policy node says about itself: one counter for every ending of an input, latencies, state.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,8 @@ pub enum NodeState {
 ///
 /// `received` is the sum of the refusals and of `accepted`. `superseded` is the share of the
 /// accepted that asked for a chunk and was overtaken by a newer observation before its turn.
+/// `batches` counts the calls of the policy and `batched_max` is the largest batch: of the whole
+/// node, the other numbers are one robot's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the documentation; the sum rule is above")]
 pub struct NodeCounters {
@@ -44,6 +47,10 @@ pub struct NodeCounters {
     pub chunks: u64,
     pub failed: u64,
     pub requests_refused: u64,
+    #[serde(default)]
+    pub batches: u64,
+    #[serde(default)]
+    pub batched_max: u64,
 }
 
 /// How one input ended; exactly one of these for each.
@@ -78,6 +85,37 @@ pub struct NodeStatus {
     pub last_error: Option<String>,
 }
 
+impl NodeStatus {
+    /// Of a node that serves nobody.
+    pub(crate) fn stopped() -> Self {
+        Self {
+            state: NodeState::Stopped,
+            rate_hz: 0.0,
+            uptime_s: 0.0,
+            inference: LatencySummary::default(),
+            overhead: LatencySummary::default(),
+            counters: NodeCounters::default(),
+            last_error: None,
+        }
+    }
+}
+
+/// Calls of the policy, counted for all robots together.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    batches: AtomicU64,
+    largest: AtomicU64,
+}
+
+impl Calls {
+    /// Counts a call with `size` requests.
+    pub(crate) fn add(&self, size: usize) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.largest.fetch_max(size as u64, Ordering::Relaxed);
+    }
+}
+
+#[derive(Clone)]
 struct Books {
     state: NodeState,
     counters: NodeCounters,
@@ -87,14 +125,15 @@ struct Books {
     period: (Instant, u64),
 }
 
-/// The node's books, shared by its threads.
+/// The node's books for one robot, shared by its threads.
 pub(crate) struct Ledger {
     started: Instant,
+    calls: Arc<Calls>,
     books: Mutex<Books>,
 }
 
 impl Ledger {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(calls: Arc<Calls>) -> Result<Self> {
         let started = Instant::now();
         let books = Books {
             state: NodeState::Loading,
@@ -104,7 +143,7 @@ impl Ledger {
             last_error: None,
             period: (started, 0),
         };
-        Ok(Self { started, books: Mutex::new(books) })
+        Ok(Self { started, calls, books: Mutex::new(books) })
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Books) -> T) -> T {
@@ -174,24 +213,91 @@ impl Ledger {
     pub(crate) fn report(&self, close_period: bool) -> NodeStatus {
         let now = Instant::now();
         self.with(|books| {
-            let (since, chunks) = books.period;
-            let seconds = now.duration_since(since).as_secs_f64();
-            let made = books.counters.chunks - chunks;
+            let idle = books.counters.chunks == books.period.1;
+            if close_period && idle && books.state == NodeState::Running {
+                books.state = NodeState::Ready;
+            }
+            let status = self.describe(books, now);
             if close_period {
                 books.period = (now, books.counters.chunks);
-                if made == 0 && books.state == NodeState::Running {
-                    books.state = NodeState::Ready;
-                }
             }
-            NodeStatus {
-                state: books.state,
-                rate_hz: if seconds > 0.0 { made as f64 / seconds } else { 0.0 },
-                uptime_s: now.duration_since(self.started).as_secs_f64(),
-                inference: books.inference.summary(),
-                overhead: books.overhead.summary(),
-                counters: books.counters,
-                last_error: books.last_error.clone(),
-            }
+            status
         })
     }
+
+    /// One report for all robots: sums, the worst state, the last robot's last error.
+    pub(crate) fn report_all<'a>(
+        ledgers: impl IntoIterator<Item = &'a Self>,
+    ) -> Option<NodeStatus> {
+        let mut ledgers = ledgers.into_iter();
+        let first = ledgers.next()?;
+        let mut sum = first.with(|books| books.clone());
+        let mut rate = first.report(false).rate_hz;
+        for ledger in ledgers {
+            rate += ledger.report(false).rate_hz;
+            ledger.with(|books| sum.add(books));
+        }
+        Some(NodeStatus { rate_hz: rate, ..first.describe(&sum, Instant::now()) })
+    }
+
+    fn describe(&self, books: &Books, now: Instant) -> NodeStatus {
+        let (since, chunks) = books.period;
+        let seconds = now.duration_since(since).as_secs_f64();
+        let made = books.counters.chunks.saturating_sub(chunks);
+        let counters = NodeCounters {
+            batches: self.calls.batches.load(Ordering::Relaxed),
+            batched_max: self.calls.largest.load(Ordering::Relaxed),
+            ..books.counters
+        };
+        NodeStatus {
+            state: books.state,
+            rate_hz: if seconds > 0.0 { made as f64 / seconds } else { 0.0 },
+            uptime_s: now.duration_since(self.started).as_secs_f64(),
+            inference: books.inference.summary(),
+            overhead: books.overhead.summary(),
+            counters,
+            last_error: books.last_error.clone(),
+        }
+    }
+}
+
+impl Books {
+    fn add(&mut self, other: &Self) {
+        self.state = worse(self.state, other.state);
+        let (a, b) = (&mut self.counters, &other.counters);
+        for (sum, more) in [
+            (&mut a.received, b.received),
+            (&mut a.wrong_schema, b.wrong_schema),
+            (&mut a.malformed, b.malformed),
+            (&mut a.wrong_shape, b.wrong_shape),
+            (&mut a.not_finite, b.not_finite),
+            (&mut a.other_session, b.other_session),
+            (&mut a.out_of_order, b.out_of_order),
+            (&mut a.duplicate, b.duplicate),
+            (&mut a.accepted, b.accepted),
+            (&mut a.superseded, b.superseded),
+            (&mut a.chunks, b.chunks),
+            (&mut a.failed, b.failed),
+            (&mut a.requests_refused, b.requests_refused),
+        ] {
+            *sum += more;
+        }
+        self.inference.merge(&other.inference);
+        self.overhead.merge(&other.overhead);
+        if other.last_error.is_some() {
+            self.last_error.clone_from(&other.last_error);
+        }
+    }
+}
+
+/// The state that matters more of two.
+fn worse(a: NodeState, b: NodeState) -> NodeState {
+    let rank = |state| match state {
+        NodeState::Ready => 0,
+        NodeState::Running => 1,
+        NodeState::Loading => 2,
+        NodeState::Degraded => 3,
+        NodeState::Stopped => 4,
+    };
+    if rank(b) > rank(a) { b } else { a }
 }

@@ -3,7 +3,8 @@
 //! It drives the agent from where it is to a fixed goal in a straight line, or repeats the state
 //! if it has no goal. Nothing is learned; it costs microseconds.
 
-use super::seam::{ChunkPolicy, PolicyInfo, PolicyObs};
+use super::seam::{ChunkPolicy, PolicyInfo, PolicyObs, Request};
+use crate::action::Joining;
 use crate::{Error, Result};
 
 /// Moves the first `action_dim` values of the state towards a goal at constant speed.
@@ -32,6 +33,7 @@ impl ServoPolicy {
                 solver: "none".to_owned(),
                 fps: 10.0,
                 sha256: None,
+                joining: Joining::default(),
             },
             goal: vec![256.0, 256.0],
             step: 10.0,
@@ -39,25 +41,16 @@ impl ServoPolicy {
     }
 }
 
-impl ChunkPolicy for ServoPolicy {
-    fn info(&self) -> PolicyInfo {
-        self.info.clone()
-    }
-
-    fn infer(
-        &mut self,
-        obs: &[PolicyObs],
-        _seed: u64,
-        trace: Option<&mut Vec<Vec<f32>>>,
-    ) -> Result<Vec<f32>> {
+impl ServoPolicy {
+    fn chunk(&self, window: &[PolicyObs]) -> Result<Vec<f32>> {
         let newest =
-            obs.last().ok_or_else(|| Error::Invalid("servo: no observation".to_owned()))?;
-        if obs.len() != self.info.n_obs_steps || newest.state.len() != self.goal.len() {
+            window.last().ok_or_else(|| Error::Invalid("servo: no observation".to_owned()))?;
+        if window.len() != self.info.n_obs_steps || newest.state.len() != self.goal.len() {
             return Err(Error::Invalid(format!(
                 "servo: expected {} observations of {} values, got {} of {}",
                 self.info.n_obs_steps,
                 self.goal.len(),
-                obs.len(),
+                window.len(),
                 newest.state.len()
             )));
         }
@@ -70,10 +63,29 @@ impl ChunkPolicy for ServoPolicy {
             }
             actions.extend_from_slice(&at);
         }
-        if let Some(trace) = trace {
-            trace.push(newest.state.repeat(self.info.horizon));
-            trace.push(actions.clone());
-        }
         Ok(actions)
+    }
+}
+
+impl ChunkPolicy for ServoPolicy {
+    fn info(&self) -> PolicyInfo {
+        self.info.clone()
+    }
+
+    fn infer(
+        &mut self,
+        requests: &[Request],
+        trace: Option<&mut Vec<Vec<f32>>>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let chunks = requests
+            .iter()
+            .map(|request| self.chunk(&request.window))
+            .collect::<Result<Vec<_>>>()?;
+        let newest = requests.first().and_then(|request| request.window.last());
+        if let (Some(trace), Some(newest), Some(first)) = (trace, newest, chunks.first()) {
+            trace.push(newest.state.repeat(self.info.horizon));
+            trace.push(first.clone());
+        }
+        Ok(chunks)
     }
 }

@@ -137,6 +137,15 @@ impl<'a> Reader<'a> {
         <[u8; N]>::try_from(bytes).or(err(field, Fault::Truncated(N, left)))
     }
 
+    /// Whether nothing is left: a message of a writer that knows fewer fields.
+    pub(crate) fn is_done(&self) -> bool {
+        self.at >= self.body.len()
+    }
+
+    pub(crate) fn u8(&mut self, field: &'static str) -> CdrResult<u8> {
+        self.array(field).map(u8::from_le_bytes)
+    }
+
     pub(crate) fn u16(&mut self, field: &'static str) -> CdrResult<u16> {
         self.array(field).map(u16::from_le_bytes)
     }
@@ -220,6 +229,10 @@ impl Writer {
         let start = at.checked_next_multiple_of(N).unwrap_or(at);
         self.bytes.resize(start.saturating_add(HEADER.len()), 0);
         self.bytes.extend_from_slice(&value);
+    }
+
+    pub(crate) fn u8(&mut self, value: u8) {
+        self.put(value.to_le_bytes());
     }
 
     pub(crate) fn u16(&mut self, value: u16) {

@@ -49,6 +49,10 @@ pub struct ActionChunkMsg {
     pub seed: u64,
     /// What it says about itself.
     pub flags: Flags,
+    /// Share of `infer_ms` before the first solver step, milliseconds; 0 if unknown.
+    pub encode_ms: f32,
+    /// From the observation's arrival to the start of its inference, milliseconds; 0 if unknown.
+    pub queue_ms: f32,
     /// The chunk: what the gate looks at.
     pub chunk: ActionChunk,
 }
@@ -61,12 +65,13 @@ impl ActionChunkMsg {
     /// row is not whole, or `dt` is longer than its field; [`Error::Rejected`](crate::Error::Rejected)
     /// if an action is not finite.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let mut w = Writer::new(160 + self.header.frame_id.len() + 4 * self.chunk.actions.len());
+        let mut w = Writer::new(168 + self.header.frame_id.len() + 4 * self.chunk.actions.len());
         self.write(&mut w)?;
         Ok(w.finish()?)
     }
 
-    /// From CDR bytes; bytes after the last field are skipped.
+    /// From CDR bytes; bytes after the last field are skipped. A message that ends before
+    /// [`encode_ms`](Self::encode_ms) is an older writer's: both times are unknown.
     ///
     /// # Errors
     /// [`Error::Wire`](crate::Error::Wire) if the bytes are cut short, a length exceeds its cap, a
@@ -88,6 +93,8 @@ impl ActionChunkMsg {
             infer_ms: p.infer_ms,
             seed: p.seed,
             flags: p.flags,
+            encode_ms: p.encode_ms,
+            queue_ms: p.queue_ms,
             chunk: ActionChunk {
                 session: p.view.session,
                 epoch: p.view.epoch,
@@ -125,7 +132,10 @@ impl ActionChunkMsg {
         w.f32(self.infer_ms);
         w.u64(self.seed);
         w.u32(self.flags.0);
-        w.f32s("actions", &c.actions, MAX_HORIZON * MAX_DIM)
+        w.f32s("actions", &c.actions, MAX_HORIZON * MAX_DIM)?;
+        w.f32(self.encode_ms);
+        w.f32(self.queue_ms);
+        Ok(())
     }
 }
 
@@ -157,6 +167,8 @@ struct Parts<'a> {
     infer_ms: f32,
     seed: u64,
     flags: Flags,
+    encode_ms: f32,
+    queue_ms: f32,
     view: ChunkView<'a>,
 }
 
@@ -182,6 +194,8 @@ fn parse(bytes: &[u8]) -> CdrResult<Parts<'_>> {
     let flags = Flags(r.u32("flags")?);
     let values = Values::LittleEndian(r.raw_f32s("actions", MAX_HORIZON * MAX_DIM)?);
     check_shape(horizon, dim, prefix_len.into(), values.len())?;
+    let (encode_ms, queue_ms) =
+        if r.is_done() { (0.0, 0.0) } else { (r.f32("encode_ms")?, r.f32("queue_ms")?) };
     let view = ChunkView { session, epoch, seq, obs_seq, obs_tick, horizon, dim, values };
     Ok(Parts {
         stamp,
@@ -195,6 +209,8 @@ fn parse(bytes: &[u8]) -> CdrResult<Parts<'_>> {
         infer_ms,
         seed,
         flags,
+        encode_ms,
+        queue_ms,
         view,
     })
 }

@@ -2,10 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::cdr::{CdrResult, Reader, Writer, mismatch};
+use super::cdr::{CdrResult, Reader, Writer, mismatch, out_of_range};
 use super::{MAX_IMAGE, MAX_IMAGES};
 use crate::Result;
-use crate::action::{Executing, MAX_DIM};
+use crate::action::{Executing, MAX_DIM, MAX_HORIZON};
 
 /// `builtin_interfaces/Time`: time since the Unix epoch. Informative: logged, never used to decide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +114,37 @@ fn check_size(encoding: &str, height: u16, width: u16, data: &[u8]) -> CdrResult
     Ok(())
 }
 
+/// Whether an observation asks for a chunk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asks {
+    /// The policy's own rule decides: nothing is played, or `n_action_steps` rows were.
+    #[default]
+    ByRule,
+    /// A chunk, please.
+    Chunk,
+    /// No chunk.
+    Nothing,
+}
+
+impl Asks {
+    fn read(r: &mut Reader<'_>) -> CdrResult<Self> {
+        match r.u8("request")? {
+            0 => Ok(Self::ByRule),
+            1 => Ok(Self::Chunk),
+            2 => Ok(Self::Nothing),
+            _ => out_of_range("request"),
+        }
+    }
+
+    fn write(self, w: &mut Writer) {
+        w.u8(match self {
+            Self::ByRule => 0,
+            Self::Chunk => 1,
+            Self::Nothing => 2,
+        });
+    }
+}
+
 /// `policy_msgs/Observation`: what the robot saw at one of its ticks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
@@ -141,6 +172,12 @@ pub struct Observation {
     pub executing_chunk: u64,
     /// That row; -1 for none.
     pub executing_index: i32,
+    /// Whether a chunk is asked for.
+    pub request: Asks,
+    /// Rows that the robot expects to play before the answer is there.
+    pub expected_delay: u16,
+    /// What is still to be played, row-major `[n, dim]` in robot units; row 0 is this tick's. Finite.
+    pub left_over: Vec<f32>,
 }
 
 impl Default for Observation {
@@ -159,6 +196,9 @@ impl Default for Observation {
             images: Vec::new(),
             executing_chunk: Executing::NOTHING.chunk_seq,
             executing_index: Executing::NOTHING.index,
+            request: Asks::default(),
+            expected_delay: 0,
+            left_over: Vec::new(),
         }
     }
 }
@@ -171,18 +211,19 @@ impl Observation {
     /// size; [`crate::Error::Rejected`] if a value is not finite.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let pictures: usize = self.images.iter().map(|i| i.data.len() + i.name.len() + 64).sum();
-        let numbers = 4 * (self.state.len() + self.environment_state.len());
+        let numbers = 4 * (self.state.len() + self.environment_state.len() + self.left_over.len());
         let strings = self.header.frame_id.len() + self.task.len();
         let mut w = Writer::new(128 + strings + numbers + pictures);
         self.write(&mut w)?;
         Ok(w.finish()?)
     }
 
-    /// From CDR bytes; bytes after the last field are skipped.
+    /// From CDR bytes; bytes after the last field are skipped. A message that ends before
+    /// [`request`](Self::request) is an older writer's, who asks by the rule and says no more.
     ///
     /// # Errors
     /// [`crate::Error::Wire`] if the bytes are cut short, a length exceeds its cap, a string is not
-    /// UTF-8, or an `rgb8` picture is not of its own size; [`crate::Error::Rejected`] if a value is
+    /// UTF-8, `request` has no meaning, or an `rgb8` picture is not of its own size; [`crate::Error::Rejected`] if a value is
     /// not finite.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         Ok(Self::read(&mut Reader::new(bytes)?)?)
@@ -204,11 +245,13 @@ impl Observation {
         }
         w.u64(self.executing_chunk);
         w.i32(self.executing_index);
-        Ok(())
+        self.request.write(w);
+        w.u16(self.expected_delay);
+        w.f32s("left_over", &self.left_over, MAX_HORIZON * MAX_DIM)
     }
 
     fn read(r: &mut Reader<'_>) -> CdrResult<Self> {
-        Ok(Self {
+        let mut observation = Self {
             header: Header::read(r)?,
             session: r.u64("session")?,
             tick: r.u64("tick")?,
@@ -224,7 +267,14 @@ impl Observation {
             },
             executing_chunk: r.u64("executing_chunk")?,
             executing_index: r.i32("executing_index")?,
-        })
+            ..Self::default()
+        };
+        if !r.is_done() {
+            observation.request = Asks::read(r)?;
+            observation.expected_delay = r.u16("expected_delay")?;
+            observation.left_over = r.f32s("left_over", MAX_HORIZON * MAX_DIM)?;
+        }
+        Ok(observation)
     }
 }
 
@@ -311,6 +361,58 @@ mod tests {
         assert_eq!(error, "wire: images.data: expected 18, got 17");
         observation.images[0].encoding = "png".into();
         assert!(observation.encode().is_ok(), "a file is as long as it is");
+    }
+
+    /// Bytes of the fields that an older writer does not know, of an observation without left-over:
+    /// request, padding, delay, length.
+    const NEW_FIELDS: usize = 8;
+
+    #[test]
+    fn a_request_travels_and_an_older_message_is_read() {
+        let asking = Observation {
+            state: vec![1.0, 2.0],
+            request: Asks::Chunk,
+            expected_delay: 300,
+            left_over: vec![0.5, -1.5, 3.0, f32::MIN],
+            ..Observation::default()
+        };
+        assert_eq!(Observation::decode(&asking.encode().unwrap()).unwrap(), asking);
+        let plain = Observation { state: vec![1.0, 2.0], ..Observation::default() };
+        let bytes = plain.encode().unwrap();
+        let old = bytes.len() - NEW_FIELDS;
+        assert_eq!(Observation::decode(&bytes[..old]).unwrap(), plain, "defaults for the absent");
+        for n in (0..bytes.len()).filter(|n| *n != old) {
+            assert!(Observation::decode(&bytes[..n]).is_err(), "cut at {n} of {}", bytes.len());
+        }
+        let mut bad = bytes.clone();
+        bad[old] = 3;
+        let error = Observation::decode(&bad).unwrap_err().to_string();
+        assert_eq!(error, "wire: request: the value is out of range");
+        bad[old] = 2;
+        assert_eq!(Observation::decode(&bad).unwrap().request, Asks::Nothing);
+    }
+
+    #[test]
+    fn a_left_over_is_bounded_and_finite() {
+        let with = |left_over| Observation { left_over, ..Observation::default() };
+        let most = MAX_HORIZON * MAX_DIM;
+        let fits = with(vec![0.0; most]);
+        assert_eq!(Observation::decode(&fits.encode().unwrap()).unwrap(), fits);
+        let error = with(vec![0.0; most + 1]).encode().unwrap_err().to_string();
+        assert!(error.contains("left_over") && error.contains("at most 262144"), "{error}");
+        let nan = with(vec![0.0, f32::NAN]).encode().unwrap_err();
+        assert!(matches!(nan, crate::Error::Rejected { .. }), "{nan}");
+        // What a writer that does not check would send.
+        let mut bytes = with(vec![1.0; 2]).encode().unwrap();
+        let at = bytes.len() - 4;
+        bytes[at..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+        let error = Observation::decode(&bytes).unwrap_err();
+        assert!(matches!(error, crate::Error::Rejected { .. }), "{error}");
+        // A length without the memory behind it.
+        let mut bytes = Observation::default().encode().unwrap();
+        let at = bytes.len() - 4;
+        bytes[at..].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(Observation::decode(&bytes).unwrap_err().to_string().contains("left_over"));
     }
 
     #[test]

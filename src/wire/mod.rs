@@ -25,7 +25,7 @@ mod schema;
 pub use attachment::{ATTACHMENT_BYTES, Attachment, gid};
 pub use chunk::{ActionChunkMsg, Flags, offer};
 pub use keys::{Keys, Role};
-pub use messages::{Action, CameraImage, Header, Observation, Time};
+pub use messages::{Action, Asks, CameraImage, Header, Observation, Time};
 pub use qos::{Congestion, Priority, Qos};
 pub use schema::{ACTION, ACTION_CHUNK, OBSERVATION, Schema, schema};
 

@@ -6,7 +6,8 @@
 
 Each entry has the fields as JSON, the bytes in hexadecimal, and the schema text as an MCAP channel
 embeds it. Before anything is written, mcap-ros2-support reads the bytes back by that text, so a
-recording opens with the tools that use it. Seed of the values: 2.
+recording opens with the tools that use it. Seeds of the values: 2, and 3 of
+the left-over.
 """
 
 import json
@@ -84,7 +85,7 @@ def f32s(rng, n, scale=1.0):
 
 
 def messages():
-    rng = np.random.default_rng(2)
+    rng, left = np.random.default_rng(2), np.random.default_rng(3)
     stamp = {"sec": 1795500000, "nanosec": 123456789}
     edge = {"sec": -(2**31), "nanosec": 2**32 - 1}
     header = {"stamp": stamp, "frame_id": "world"}
@@ -98,31 +99,32 @@ def messages():
         "header": header, "session": 0x9E3779B97F4A7C15, "tick": 41, "seq": 42, "episode": 3,
         "step": 17, "task": "push the T", "state": f32s(rng, 2, 256),
         "environment_state": f32s(rng, 16, 256), "images": [], "executing_chunk": 7,
-        "executing_index": 4,
+        "executing_index": 4, "request": 1, "expected_delay": 3, "left_over": f32s(left, 26, 256),
     }
     with_images = observation | {
         "header": {"stamp": edge, "frame_id": "a"}, "task": "pousse le Té — 推", "state": extremes,
         "environment_state": [],
         "images": [image("top", "rgb8", 2, 3, 18), image("wrist_left", "png", 4, 4, 5),
                    image("", "jpeg", 65535, 1, 0)],
-        "seq": 2**64 - 1, "executing_chunk": 0, "executing_index": -1,
+        "seq": 2**64 - 1, "executing_chunk": 0, "executing_index": -1, "request": 2,
+        "expected_delay": 65535, "left_over": extremes,
     }
     blank = {
         "header": empty, "session": 0, "tick": 0, "seq": 0, "episode": 0, "step": 0, "task": "",
         "state": [], "environment_state": [], "images": [], "executing_chunk": 0,
-        "executing_index": -1,
+        "executing_index": -1, "request": 0, "expected_delay": 0, "left_over": [],
     }
     chunk = {
         "header": header, "session": 0x9E3779B97F4A7C15, "epoch": 1795499999000000001, "seq": 8,
         "obs_seq": 42, "obs_tick": 41, "obs_stamp": stamp, "episode": 3, "t0": stamp,
         "dt": {"sec": 0, "nanosec": 100_000_000}, "horizon": 16, "dim": 2, "prefix_len": 0,
         "nfe": 4, "infer_ms": float(np.float32(1.75)), "seed": 12345, "flags": 0,
-        "actions": f32s(rng, 32, 256),
+        "actions": f32s(rng, 32, 256), "encode_ms": 0.5, "queue_ms": 0.25,
     }
     arm = chunk | {
         "header": {"stamp": edge, "frame_id": "abc"}, "epoch": 2**64 - 1, "horizon": 50, "dim": 7,
         "prefix_len": 50, "nfe": 65535, "dt": {"sec": 2**31 - 1, "nanosec": 999_999_999},
-        "flags": 2**32 - 1, "seed": 2**64 - 1, "actions": f32s(rng, 350),
+        "encode_ms": 0.0, "queue_ms": 65536.0, "flags": 2**32 - 1, "seed": 2**64 - 1, "actions": f32s(rng, 350),
     }
     one = chunk | {"header": empty, "horizon": 1, "dim": 1, "actions": [float(np.float32(0.1))]}
     action = {"stamp": stamp, "tick": 41, "chunk_seq": 8, "index": 3, "action": f32s(rng, 2, 256)}
