@@ -11,7 +11,6 @@ use pathline::device;
 use pathline::policy::Policy;
 use pathline::train::dagger;
 use pathline::train::eval::EvalOptions;
-use pathline_sim::pusht::PushT;
 use pathline_sim::pusht::expert::ExpertConfig;
 use serde_json::json;
 
