@@ -141,6 +141,8 @@ impl Executor {
             Rule::Empty => left == 0 || self.broken(ExecutorFlaw::Early),
             Rule::Left(rows) => left <= rows,
             Rule::Every(rows) => {
+                let rows = rows.saturating_add(u64::from(self.broken(ExecutorFlaw::OneStepLate)));
+                let rows = rows.saturating_sub(u64::from(self.broken(ExecutorFlaw::OneStepEarly)));
                 left == 0 || self.asked.is_none_or(|asked| timeline.played(asked, tick) >= rows)
             }
         };
@@ -168,6 +170,7 @@ impl Executor {
         }
         let ran = usize::try_from(consumed).is_ok_and(|consumed| consumed < asked.left);
         let ran = ran || self.broken(ExecutorFlaw::RowsOnly);
+        let ran = ran && !self.broken(ExecutorFlaw::TicksOnly);
         let delay = if ran { consumed } else { tick.saturating_sub(asked.tick) };
         if let Some(slot) = self.delays.get_mut(self.next) {
             *slot = delay;
@@ -177,7 +180,12 @@ impl Executor {
 
     /// The largest of the last delays, in rows, and at most a chunk; 0 before the first answer.
     pub fn expected_delay(&self) -> usize {
-        let most = self.delays.iter().copied().max().unwrap_or(0);
+        let last = self.next.checked_sub(1).unwrap_or(SAMPLES.saturating_sub(1));
+        let most = if self.broken(ExecutorFlaw::LastOnly) {
+            self.delays.get(last).copied().unwrap_or(0)
+        } else {
+            self.delays.iter().copied().max().unwrap_or(0)
+        };
         usize::try_from(most).unwrap_or(usize::MAX).min(self.horizon)
     }
 
@@ -188,6 +196,9 @@ impl Executor {
 
     /// An episode begins: what was asked is forgotten, what was measured is not.
     pub fn reset(&mut self) {
+        if self.broken(ExecutorFlaw::Forgets) {
+            self.delays = [0; SAMPLES];
+        }
         self.out = None;
         self.lost = None;
         self.asked = None;
@@ -214,5 +225,10 @@ pub(super) enum ExecutorFlaw {
     WaitsForever,
     CountsWarmUp,
     RowsOnly,
+    TicksOnly,
+    LastOnly,
+    OneStepLate,
+    OneStepEarly,
+    Forgets,
     Early,
 }

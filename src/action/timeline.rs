@@ -167,7 +167,8 @@ impl Timeline {
     pub fn first_row(&self, plan: &Plan, now: u64) -> Option<usize> {
         let age = now.checked_sub(plan.obs_tick)?;
         let row = usize::try_from(self.skipped(plan.obs_tick, now)).ok()?;
-        let fits = plan.horizon <= self.max_horizon && age <= self.memory;
+        let known = age <= self.memory || self.broken(TimelineFlaw::AnyAge);
+        let fits = plan.horizon <= self.max_horizon && known;
         (fits && self.fresh_rows(plan, row, now) > 0).then_some(row)
     }
 
@@ -205,8 +206,13 @@ impl Timeline {
             entered = entered.saturating_add(1);
         }
         let beyond = self.remaining(now).saturating_sub(entered);
-        self.first = now;
         self.planned = kept.saturating_add(entered);
+        if self.broken(TimelineFlaw::PastStays) && self.first < now {
+            self.planned = self.planned.saturating_add(1);
+            self.first = now.saturating_sub(1);
+        } else {
+            self.first = now;
+        }
         if self.broken(TimelineFlaw::OldRowsStay) {
             self.planned = self.planned.saturating_add(beyond);
         }
@@ -233,6 +239,7 @@ impl Timeline {
     /// How many rows are planned from `tick` on, without a gap.
     pub fn remaining(&self, tick: u64) -> usize {
         let passed = tick.checked_sub(self.first).and_then(|n| usize::try_from(n).ok());
+        let passed = passed.map(|n| if self.broken(TimelineFlaw::GapCounts) { n / 2 } else { n });
         passed.map_or(0, |n| self.planned.saturating_sub(n))
     }
 
@@ -274,6 +281,12 @@ impl Timeline {
     /// Forgets what is planned; the log stays.
     pub fn clear(&mut self) {
         self.plan = None;
+        if self.broken(TimelineFlaw::ClearKeeps) {
+            return;
+        }
+        if self.broken(TimelineFlaw::ClearsLog) {
+            self.log.fill(None);
+        }
         self.planned = 0;
     }
 
@@ -378,6 +391,11 @@ pub(super) enum TimelineFlaw {
     KeepDrops,
     WeightsSwapped,
     NoStop,
+    AnyAge,
+    ClearKeeps,
+    ClearsLog,
+    GapCounts,
+    PastStays,
 }
 
 /// Fills `row`; false if the values end before.
