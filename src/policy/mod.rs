@@ -305,17 +305,18 @@ impl Policy {
             nfe: 0,
             encode: Duration::ZERO,
         };
-        for continued in [false, true] {
-            let group: Vec<usize> =
-                (0..n).filter(|&i| continuing.chunks[i].is_some() == continued).collect();
-            if group.is_empty() {
-                continue;
-            }
+        let is_alone = |i: &usize| continuing.chunks[*i].is_none();
+        let (alone, continued): (Vec<usize>, Vec<usize>) = (0..n).partition(is_alone);
+        // A backward pass multiplies in another order in a batch: each has its own.
+        let size = if continuing.form == Form::Vjp { 1 } else { n };
+        let groups = continued.chunks(size).map(|group| (group, true));
+        let groups = groups.chain(alone.chunks(n).map(|group| (group, false)));
+        for (group, continued) in groups {
             let histories: Vec<_> = group.iter().map(|&i| histories[i]).collect();
             let chunks: Vec<_> = group.iter().map(|&i| continuing.chunks[i]).collect();
             let run = Run {
                 histories: &histories,
-                draws: draws.select(&group, n, len),
+                draws: draws.select(group, n, len),
                 solver,
                 continuing: continued.then_some(Continuing { chunks: &chunks, ..continuing }),
             };
