@@ -91,7 +91,12 @@ fn steps(c: &mut Criterion) {
     let mut narrow = arm.clone();
     narrow.limits.iter_mut().for_each(|l| (l.lo, l.hi) = (0.0, 1.2));
     along(c, "arm_near", &narrow, Some(|t| (0.6 + 0.9 * (20.0 * TURN * t).sin()).clamp(0.0, 1.2)));
-    along(c, "arm_jumping", &arm, Some(|t| if (t / 7.0) as u32 % 2 == 0 { 0.0 } else { 1.2 }));
+    along(
+        c,
+        "arm_jumping",
+        &arm,
+        Some(|t| if ((t / 7.0) as u32).is_multiple_of(2) { 0.0 } else { 1.2 }),
+    );
     along(c, "arm_holding", &arm, None);
 }
 
