@@ -5,7 +5,8 @@
 //! - after `n_action_steps` rows: so many were played since the observation that was last asked about;
 //! - with `chunk_size_threshold` instead: when the rows left are at most that share of a chunk (LeRobot's
 //!   async client, `queue / chunk <= threshold`);
-//! - at every tick for `temporal_ensemble`.
+//! - at every tick for `temporal_ensemble`;
+//! - for `append`, which plays a chunk to its end, so early that the answer is there by then.
 //!
 //! Never while an answer is due. An answer that does not come within `patience` ticks is given up: the
 //! next one is asked for at once, and if the late one comes after all it is still measured.
@@ -43,6 +44,8 @@ enum Rule {
     Every(u64),
     /// When at most so many rows are left.
     Left(usize),
+    /// When no more is left than is played until the answer is there.
+    InTime,
     /// When nothing is left.
     Empty,
     /// Always.
@@ -106,6 +109,7 @@ impl Executor {
             (Mode::Synchronous, _) => Rule::Empty,
             (Mode::TemporalEnsemble, _) => Rule::Tick,
             (_, Some(share)) => Rule::Left((share * horizon as f64) as usize),
+            (Mode::Append, None) => Rule::InTime,
             (_, None) => Rule::Every(u64::try_from(steps).unwrap_or(u64::MAX)),
         };
         Ok(Self {
@@ -140,6 +144,7 @@ impl Executor {
             Rule::Tick => true,
             Rule::Empty => left == 0 || self.broken(ExecutorFlaw::Early),
             Rule::Left(rows) => left <= rows,
+            Rule::InTime => left <= self.expected_delay(),
             Rule::Every(rows) => {
                 let rows = rows.saturating_add(u64::from(self.broken(ExecutorFlaw::OneStepLate)));
                 let rows = rows.saturating_sub(u64::from(self.broken(ExecutorFlaw::OneStepEarly)));

@@ -184,6 +184,7 @@ fn run(seed: u64, flaw: Option<ExecutorFlaw>, line_flaw: Option<TimelineFlaw>) -
             // Where it is the rows left that count, one that was given up may have come after all.
             let wants = match (joining.mode, joining.chunk_size_threshold) {
                 (Mode::Synchronous, _) => left == 0,
+                (Mode::Append, None) => left <= executor.expected_delay(),
                 (Mode::TemporalEnsemble, _) | (_, None) => true,
                 (_, Some(share)) => left as f64 <= share * horizon as f64,
             };
@@ -223,6 +224,8 @@ fn enough(j: &Joining, server: &Server, horizon: usize, steps: usize, patience: 
     let fits = match (j.mode, j.chunk_size_threshold) {
         (Mode::Synchronous, _) => false,
         (Mode::TemporalEnsemble, _) => horizon >= 2 * d,
+        // The first delay has to be known before it counts.
+        (Mode::Append, None) => horizon >= 2 * d && !server.warms_up,
         (_, Some(share)) => (share * horizon as f64) as usize >= d && horizon >= 2 * d,
         (_, None) => horizon >= steps.max(d) + d,
     };
@@ -245,7 +248,12 @@ fn judge_ask(
     })?;
     let empty = joining.mode != Mode::Synchronous || left == 0;
     law(empty, Law::Empty, || format!("tick {tick}: {left} rows left"))?;
-    let by_rows = joining.chunk_size_threshold.is_none() && joining.mode != Mode::TemporalEnsemble;
+    let by_rows = joining.chunk_size_threshold.is_none()
+        && !matches!(joining.mode, Mode::TemporalEnsemble | Mode::Append);
+    if joining.mode == Mode::Append && joining.chunk_size_threshold.is_none() {
+        let most = notes.delays.iter().rev().take(8).max().map_or(0, |d| *d as usize);
+        law(left <= most || notes.given_up, Law::Rate, || format!("{left} rows left, {most}"))?;
+    }
     if let (true, true, None, Some((_, last))) = (by_rows, left > 0, waited, notes.asked.last()) {
         let rows = line.played(*last, tick);
         law(rows >= steps as u64, Law::Rate, || format!("{rows} of {steps} rows"))?;
