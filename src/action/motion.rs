@@ -13,6 +13,9 @@
 //! a' puts every later position of the stop further up, so a state that comes after one that can stop can
 //! stop too if its place of rest is inside the limits.
 //!
+//! With s = |v| + a²/2J a stop ends after s/A + 3·min(A, 2√(VJ))/J + 5 periods at the latest, and without a
+//! limit of acceleration after 3·(|a|/J + √(s/J)) + 5; `motion_laws.rs` watches it.
+//!
 //! A target that keeps the limits is followed exactly. One that does not is caught up with: the axis
 //! plans to come to rest beside it, in the frame that moves as the target did last.
 //!
