@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use anyhow::Context;
 use pathline::dataset::pusht::FPS;
 use pathline::node::{
-    self, BusConfig, Event, NodeStatus, Pace, Place, PolicyNode, Recorder, RunReport, ServeOptions,
-    SimOptions, Stop, TraceSink, open_private_hub,
+    self, BusConfig, Event, NodeStatus, Pace, Place, PolicyNode, Recorder, RobotConfig, RunReport,
+    ServeOptions, SimOptions, Stop, TraceSink, open_private_hub,
 };
 use serde_json::json;
 use zenoh::Wait;
 
+use super::join::JoinArgs;
 use super::load::{self, Card};
 use super::pictures::Pictures;
 use super::{interrupt, report};
@@ -51,6 +53,11 @@ pub(crate) struct DemoArgs {
     /// Solver steps a chunk; the policy's own if absent.
     #[arg(long)]
     steps: Option<usize>,
+    /// Hold every chunk back for so long after it came: simulated time in lockstep, else wall time.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    latency_ms: u64,
+    #[command(flatten)]
+    join: JoinArgs,
     /// Folder for the results.
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     out: PathBuf,
@@ -117,8 +124,9 @@ fn rollout(
     stop: &Stop,
     say: &dyn Fn(String),
 ) -> anyhow::Result<(RunReport, NodeStatus)> {
-    let policy =
-        load::chunk_policy(&args.policy, args.solver.as_deref(), args.steps, Some(f64::from(FPS)))?;
+    let rate = Some(f64::from(FPS));
+    let solver = args.solver.as_deref();
+    let policy = load::chunk_policy(&args.policy, solver, args.steps, rate, args.join.mode())?;
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let (hub, endpoint) = open_private_hub()?;
     let spoke = BusConfig::connect_to(&endpoint).open(Place::Spoke)?;
@@ -147,6 +155,8 @@ fn rollout(
         episodes: args.episodes,
         seed: args.seed,
         pace: if args.realtime { Pace::Realtime } else { Pace::Lockstep },
+        latency: Duration::from_millis(args.latency_ms),
+        robot: RobotConfig { joining: args.join.to_choice(), ..RobotConfig::pusht() },
         ..SimOptions::default()
     };
     let ran = node::run(&spoke, &options, stop, &mut |event| match event {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::Context;
-use pathline::action::Joining;
+use pathline::action::{Joining, Mode};
 use pathline::device;
 use pathline::flow::Noise;
 use pathline::node::testing::ServoPolicy;
@@ -71,9 +71,11 @@ pub(crate) fn chunk_policy(
     solver: Option<&str>,
     steps: Option<usize>,
     fps: Option<f64>,
+    join: Option<Mode>,
 ) -> anyhow::Result<Box<dyn ChunkPolicy>> {
     if folder == Path::new("servo") {
-        return Ok(Box::new(ServoPolicy::pusht()));
+        let joining = Joining { mode: join.unwrap_or_default(), ..Joining::default() };
+        return Ok(Box::new(ServoPolicy::pusht().with_joining(joining)));
     }
     // A large file takes as long to digest as to read: beside the loading it costs no start-up.
     let (policy, sha256) = thread::scope(|scope| {
@@ -113,7 +115,7 @@ pub(crate) fn chunk_policy(
         solver: solver.name.clone(),
         fps: rate,
         sha256,
-        joining: Joining::default(),
+        joining: Joining { mode: join.unwrap_or_default(), ..Joining::default() },
     };
     Ok(Box::new(Loaded { policy, solver, info }))
 }

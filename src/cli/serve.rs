@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use pathline::action::Mode;
 use pathline::node::{Place, PolicyNode, ServeOptions};
 use zenoh::Wait;
 
 use super::bus::BusArgs;
-use super::{interrupt, load};
+use super::{interrupt, join, load};
 
 /// How often the worker is looked after.
 const WATCH_PERIOD: Duration = Duration::from_millis(250);
@@ -47,6 +48,11 @@ pub(crate) struct ServeArgs {
     /// Control rate of the policy, Hz; what its folder says if absent.
     #[arg(long, value_name = "HZ")]
     fps: Option<f64>,
+    /// How chunks are joined, unless the robot says otherwise: overlap, rtc_identity, rtc_vjp and rtc_prefix
+    /// make chunks that continue what is played; the other names are the robot's affair alone. The
+    /// policy's own if absent.
+    #[arg(long, value_name = "NAME", value_parser = join::mode)]
+    join: Option<Mode>,
     /// Print the last status as one JSON object at the end.
     #[arg(long)]
     json: bool,
@@ -56,7 +62,8 @@ pub(crate) struct ServeArgs {
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let stop = interrupt::stop_on_signal()?;
-    let policy = load::chunk_policy(&args.policy, args.solver.as_deref(), args.steps, args.fps)?;
+    let policy =
+        load::chunk_policy(&args.policy, args.solver.as_deref(), args.steps, args.fps, args.join)?;
     let bus = args.bus.to_config();
     let session = bus.open(Place::Hub)?;
     let options =
@@ -67,7 +74,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let (connect, listen) = bus.endpoints(Place::Hub);
         let place = if listen.is_empty() { connect } else { listen };
         println!(
-            "serving {} on {} as pathline/{}  chunk {}x{}, {} executed, {} {} evaluations",
+            "serving {} on {} as pathline/{}  chunk {}x{}, {} executed, {} {} evaluations, joined by {}",
             args.policy.display(),
             place.join(" "),
             args.robot.join(", pathline/"),
@@ -75,7 +82,8 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
             info.action_dim,
             info.n_action_steps,
             info.nfe,
-            info.solver
+            info.solver,
+            info.joining.mode.name()
         );
     }
     while !stop.wait_timeout(WATCH_PERIOD) {

@@ -11,30 +11,37 @@
 
 mod batch;
 mod bus;
+mod choice;
 mod clock;
 mod config;
+mod find;
 mod history;
 mod inbox;
 mod latency;
 mod link;
 mod recorder;
+mod robot;
 mod seam;
 mod self_test;
 mod serve;
 mod sim;
+mod stages;
 mod status;
 mod stop;
 pub mod testing;
 mod worker;
 
+pub use choice::JoinChoice;
 pub use config::{BusConfig, DEFAULT_ENDPOINT, Place, free_endpoint, open_private_hub};
 pub use latency::{Latency, LatencySummary};
-pub use link::{Commanded, LinkLatency, RobotConfig, RobotLink};
+pub use link::{Commanded, RobotLink};
 pub use recorder::{Recorder, ReplayOptions, ReplayReport, replay};
+pub use robot::{Delay, RobotConfig};
 pub use seam::{Camera, ChunkPolicy, Picture, PolicyInfo, PolicyObs, Request, Timings};
 pub use self_test::self_test;
 pub use serve::{PolicyNode, ServeOptions};
 pub use sim::{Cadence, EpisodeReport, Event, Pace, RunReport, SimOptions, Tick, run};
+pub use stages::{LinkLatency, Stages};
 pub use status::{NodeCounters, NodeState, NodeStatus};
 pub use stop::Stop;
 pub use worker::{ChunkTrace, TraceSink};
