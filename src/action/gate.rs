@@ -14,6 +14,8 @@
 use super::chunk::ChunkView;
 use super::config::{GateConfig, Limit};
 use super::counters::{Counters, Reason, Verdict};
+#[cfg(test)]
+use super::joining::Join;
 use super::limit::limit;
 use super::motion::Axis;
 use super::timeline::{Executed, Executing, Plan, Timeline};
@@ -572,6 +574,11 @@ impl Gate {
     /// A gate that lacks one check, for the test of the tests.
     #[cfg(test)]
     pub(super) fn with_flaw(mut self, flaw: Option<Flaw>) -> Self {
+        if flaw == Some(Flaw::JoinsOtherwise) {
+            let (dim, c) = (self.config.limits.len(), &self.config);
+            let join = if c.join == Join::Replace { Join::Keep } else { Join::Replace };
+            self.timeline = Timeline::new(dim, c.max_horizon, c.observation_slots(), join);
+        }
         self.flaw = flaw;
         self
     }
@@ -605,6 +612,7 @@ pub(super) enum Flaw {
     RingGrows,
     Uncounted,
     RefusalTouches,
+    JoinsOtherwise,
     /// A fault that heals by itself.
     Unlatches,
     TakesLatched,

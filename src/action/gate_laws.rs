@@ -11,7 +11,7 @@ use super::gate_judge::{Judge, Law, law};
 use super::sim_net::{Rng, SimNet, Weather};
 use super::*;
 
-const TICKS: u64 = 60;
+const TICKS: u64 = 100;
 const SESSION: u64 = 0xfeed;
 
 #[derive(Default, Debug, PartialEq, Eq, Clone, Copy)]
@@ -58,8 +58,8 @@ fn config(rng: &mut Rng) -> GateConfig {
         session: SESSION,
         limits,
         max_horizon,
-        max_obs_age: 1 + rng.below(12),
-        heartbeat: 1 + rng.below(12),
+        max_obs_age: 1 + rng.below(20),
+        heartbeat: 1 + rng.below(20),
         overshoot: if rng.chance(0.5) { 0.0 } else { 0.1 },
         latch_after: if rng.chance(0.2) { 2 } else { 0 },
         join,
@@ -146,7 +146,7 @@ fn run(seed: u64, weather: Option<Weather>, flaw: Option<Flaw>) -> Result<Tally,
     let weather = weather.unwrap_or_else(|| Weather::random(&mut rng));
     let mut c = config(&mut rng);
     if calm {
-        (c.max_obs_age, c.join) = (12, Join::Replace);
+        (c.max_obs_age, c.join) = (20, Join::Replace);
         c.limits.iter_mut().for_each(|l| l.jump = None);
     }
     let position = inside(&mut rng, &c.limits);
@@ -330,6 +330,7 @@ fn every_broken_twin_is_caught() {
         (Flaw::RingGrows, Law::Memory),
         (Flaw::Uncounted, Law::Counted),
         (Flaw::RefusalTouches, Law::Unchanged),
+        (Flaw::JoinsOtherwise, Law::Row),
         (Flaw::Unlatches, Law::State),
         (Flaw::TakesLatched, Law::Latch),
     ];

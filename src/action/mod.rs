@@ -20,6 +20,8 @@ mod smoothness;
 mod timeline;
 
 #[cfg(test)]
+mod executor_laws;
+#[cfg(test)]
 mod gate_judge;
 #[cfg(test)]
 mod gate_laws;
@@ -29,6 +31,8 @@ mod gate_tests;
 mod motion_laws;
 #[cfg(test)]
 mod sim_net;
+#[cfg(test)]
+mod timeline_laws;
 
 /// Most values of an action.
 pub const MAX_DIM: usize = 256;

@@ -90,14 +90,17 @@ impl Axis {
             let next = drift - dv;
             let settles = next.abs() <= brake.a.min(brake.j) && (next - exact).abs() <= brake.j;
             if inside(exact) && (last == Some(self.p) || settles) {
-                let rest = q + brake.way(dv, exact);
-                if (lo <= rest && rest <= hi) || self.broken(Flaw::NoLookAhead) {
+                let most = brake.way_at_most(dv, exact);
+                let far = lo <= q - most && q + most <= hi;
+                let rest = || q + brake.way(dv, exact);
+                if far || (lo..=hi).contains(&rest()) || self.broken(Flaw::NoLookAhead) {
                     (self.p, self.v, self.a) = (q, dv, exact);
                     return q as f32;
                 }
             }
-            let wish = self.catch_up(q, drift, (lowest, highest), &brake);
-            self.take(self.guard(wish, stop, (lo, hi), &brake), (lo, hi));
+            let (wish, beyond) = self.catch_up(q, drift, (lowest, highest), &brake);
+            let rest = beyond.filter(|_| drift == 0.0).map(|beyond| q + beyond);
+            self.take(self.guard((wish, rest), stop, (lo, hi), &brake), (lo, hi));
         } else {
             self.take(stop, (lo, hi));
         }
@@ -120,7 +123,7 @@ impl Axis {
             Some(velocity) if !self.broken(Flaw::NoVelocity) => slew(now, to, velocity),
             _ => to,
         };
-        *self = Self { p: f64::from(next), v: 0.0, a: 0.0, aim: None, ..*self };
+        (self.p, self.v, self.a, self.aim) = (f64::from(next), 0.0, 0.0, None);
         next
     }
 
@@ -141,10 +144,10 @@ impl Axis {
         let top = if self.broken(Flaw::NoAcceleration) { f64::INFINITY } else { brake.a };
         let mut highest = (self.a + j).min(top);
         let mut lowest = (self.a - j).max(-top);
-        if highest > 0.0 && self.v + brake.g(highest) > brake.v && !self.broken(Flaw::NoVelocity) {
+        if brake.too_fast(self.v, highest) && !self.broken(Flaw::NoVelocity) {
             highest = brake.g_inverse(brake.v - self.v);
         }
-        if lowest < 0.0 && self.v - brake.g(-lowest) < -brake.v && !self.broken(Flaw::NoVelocity) {
+        if brake.too_fast(-self.v, -lowest) && !self.broken(Flaw::NoVelocity) {
             lowest = -brake.g_inverse(brake.v + self.v);
         }
         if self.broken(Flaw::LateVelocity) {
@@ -155,45 +158,71 @@ impl Axis {
     }
 
     /// The acceleration with which the axis comes to rest beside a target at `q` that drifts by `drift`
-    /// a period, from the side on which it is.
-    fn catch_up(&self, q: f64, drift: f64, (lowest, highest): (f64, f64), brake: &Brake) -> f64 {
+    /// a period, from the side on which it is; and how far beyond the target that is, if it was looked at.
+    fn catch_up(&self, q: f64, drift: f64, range: (f64, f64), brake: &Brake) -> (f64, Option<f64>) {
+        // Seen from its side: upwards to the target is positive.
+        let up = if q >= self.p { 1.0 } else { -1.0 };
         let beyond = |a: f64| {
             let v = self.v + a;
-            self.p + v - q + brake.way(v - drift, a)
+            up * (self.p + v - q + brake.way(v - drift, a))
         };
-        let at_highest = beyond(highest);
-        if at_highest <= 0.0 {
-            return highest;
+        let (least, most) = if up > 0.0 { range } else { (range.1, range.0) };
+        let v = self.v + most;
+        if up * (self.p + v - q) + brake.way_at_most(v - drift, most) <= 0.0 {
+            return (most, None);
         }
-        let at_lowest = beyond(lowest);
-        if at_lowest >= 0.0 {
-            return lowest;
+        let far = (q - self.p).abs();
+        let close = brake.grain().min(far / 16.0).max(far / 4096.0);
+        // On its way to rest beside the target it has only to go on.
+        let guess = brake.step(self.v - drift, self.a).max(range.0).min(range.1);
+        let at_guess = beyond(guess);
+        if (-close..=0.0).contains(&at_guess) {
+            return (guess, Some(up * at_guess));
         }
-        let close = brake.grain().max((q - self.p).abs() / 4096.0);
-        if q >= self.p {
-            search(beyond, (lowest, at_lowest), (highest, at_highest), close)
-        } else {
-            let short = |a: f64| -beyond(a);
-            search(short, (highest, -at_highest), (lowest, -at_lowest), close)
-        }
+        let (end, inner) = if at_guess <= 0.0 { (most, guess) } else { (least, guess) };
+        let at_end = beyond(end);
+        let (a, at) = match (at_guess <= 0.0, at_end <= 0.0) {
+            // As fast as it may, and still short; or as slow, and still beyond.
+            (true, true) | (false, false) => (end, at_end),
+            (true, false) => search(beyond, (inner, at_guess), (end, at_end), close),
+            (false, true) => search(beyond, (end, at_end), (inner, at_guess), close),
+        };
+        (a, Some(up * at))
     }
 
-    /// `wish`, or as much of it beyond `stop` as leaves the place of rest inside `[lo, hi]`.
-    fn guard(&self, wish: f64, stop: f64, (lo, hi): (f64, f64), brake: &Brake) -> f64 {
-        let rest = |a: f64| self.p + self.v + a + brake.way(self.v + a, a);
-        let at_wish = rest(wish);
-        if (lo <= at_wish && at_wish <= hi) || self.broken(Flaw::NoLookAhead) {
+    /// `wish`, which leads to rest at `rest` if that is known; or as much of it beyond `stop` as keeps the
+    /// place of rest in `[lo, hi]`.
+    fn guard(
+        &self,
+        (wish, rest): (f64, Option<f64>),
+        stop: f64,
+        (lo, hi): (f64, f64),
+        brake: &Brake,
+    ) -> f64 {
+        let (v, next) = (self.v + wish, self.p + self.v + wish);
+        let most = brake.way_at_most(v, wish);
+        let far = lo <= next - most && next + most <= hi;
+        if far || self.broken(Flaw::NoLookAhead) {
             return wish;
         }
-        if self.broken(Flaw::LateLookAhead) && (lo..=hi).contains(&(self.p + self.v + wish)) {
+        let at_wish = rest.unwrap_or_else(|| self.rest(wish, brake));
+        if lo <= at_wish && at_wish <= hi {
             return wish;
         }
-        let at_stop = rest(stop);
-        if at_wish > hi {
-            search(|a| rest(a) - hi, (stop, at_stop - hi), (wish, at_wish - hi), brake.grain())
-        } else {
-            search(|a| lo - rest(a), (stop, lo - at_stop), (wish, lo - at_wish), brake.grain())
+        if self.broken(Flaw::LateLookAhead) && (lo..=hi).contains(&next) {
+            return wish;
         }
+        let at_stop = self.rest(stop, brake);
+        let (side, limit) = if at_wish > hi { (1.0, hi) } else { (-1.0, lo) };
+        let beyond = |a: f64| side * (self.rest(a, brake) - limit);
+        let ends = ((stop, side * (at_stop - limit)), (wish, side * (at_wish - limit)));
+        search(beyond, ends.0, ends.1, brake.grain()).0
+    }
+
+    /// Where it comes to rest if it takes `a` and stops then.
+    fn rest(&self, a: f64, brake: &Brake) -> f64 {
+        let v = self.v + a;
+        self.p + v + brake.way(v, a)
     }
 
     /// True if a test took this check out; constant in every other build.
@@ -210,8 +239,8 @@ impl Axis {
 }
 
 /// Between `good`, where `f` is not positive, and `bad`, where it is: a place where `f` is in
-/// `[-close, 0]`, or the best that [`SEARCH`] evaluations found. `f` grows from `good` to `bad`.
-fn search(f: impl Fn(f64) -> f64, good: (f64, f64), bad: (f64, f64), close: f64) -> f64 {
+/// `[-close, 0]` and its value, or the best that [`SEARCH`] evaluations found. `f` grows from `good` to `bad`.
+fn search(f: impl Fn(f64) -> f64, good: (f64, f64), bad: (f64, f64), close: f64) -> (f64, f64) {
     let ((mut good, mut at_good), (mut bad, mut at_bad)) = (good, bad);
     // Weights of the two ends: the end that stays is halved, so that both move (Illinois).
     let (mut keep_good, mut keep_bad) = (1.0, 1.0);
@@ -232,7 +261,7 @@ fn search(f: impl Fn(f64) -> f64, good: (f64, f64), bad: (f64, f64), close: f64)
             (keep_good, keep_bad) = (1.0, 0.5 * keep_bad);
         }
     }
-    good
+    (good, at_good)
 }
 
 impl Brake {
@@ -268,6 +297,12 @@ impl Brake {
     /// What a ramp that begins with `x >= 0` adds to the velocity.
     fn g(&self, x: f64) -> f64 {
         if self.j < f64::INFINITY { ramp(x * self.per_j) * self.j } else { x }
+    }
+
+    /// True if a ramp that begins with `x` exceeds the velocity's limit from `v`.
+    fn too_fast(&self, v: f64, x: f64) -> bool {
+        // rel(x) ≤ x²/2J, which is cheaper.
+        x > 0.0 && v + x + 0.5 * x * x * self.per_j > self.v && v + self.g(x) > self.v
     }
 
     /// The `x >= 0` with which a ramp begins that adds `v`; 0 for a negative `v`.
@@ -307,9 +342,17 @@ impl Brake {
         way * sign
     }
 
+    /// What the stop's way does not exceed, for a tenth of the time.
+    fn way_at_most(&self, v: f64, a: f64) -> f64 {
+        // From the greatest speed s the stop takes s/A + A/J periods, and goes s/2 in each on average if it
+        // reaches A, s·√(s/J) ≤ s·A/J in all if not; before it comes the ramp of a, and whole periods.
+        let s = v.abs() + 0.5 * a * a * self.per_j;
+        s * ((a.abs() + self.a) * self.per_j + 0.5 * s / self.a + 3.0)
+    }
+
     /// A distance that is as good as none.
     fn grain(&self) -> f64 {
-        self.j.min(self.a) / 64.0
+        self.j.min(self.a).min(self.v) / 64.0
     }
 }
 
@@ -352,4 +395,79 @@ pub(super) enum Flaw {
     LateVelocity,
     /// Looks only at the next position.
     LateLookAhead,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sim_net::Rng;
+    use super::*;
+
+    fn random(rng: &mut Rng) -> (Brake, f64, f64) {
+        let size = |rng: &mut Rng| 10_f32.powf(rng.unit() * 4.0 - 4.0);
+        let limit = Limit {
+            velocity: Some(size(rng)),
+            acceleration: (!rng.chance(0.2)).then(|| size(rng)),
+            jerk: (!rng.chance(0.2)).then(|| size(rng)),
+            ..Limit::new(0.0, 1.0)
+        };
+        let limit =
+            Limit { jerk: limit.jerk.or(limit.acceleration.is_none().then_some(0.1)), ..limit };
+        let brake = Brake::new(&limit);
+        let a = f64::from(rng.unit() - 0.5) * 2.0 * brake.a.min(brake.g_inverse(brake.v));
+        (brake, f64::from(rng.unit() - 0.5) * 2.0 * brake.v, a)
+    }
+
+    /// Walks the stop; its way.
+    fn walk(brake: &Brake, mut v: f64, mut a: f64) -> f64 {
+        let mut way = 0.0;
+        while v != 0.0 || a != 0.0 {
+            let next = brake.step(v, a);
+            assert!(
+                (next - a).abs() <= brake.j * (1.0 + 1e-9) && next.abs() <= brake.a * (1.0 + 1e-9)
+            );
+            a = next;
+            v += a;
+            way += v;
+        }
+        way
+    }
+
+    #[test]
+    fn the_way_is_the_sum_of_its_steps() {
+        let mut worst = 0.0_f64;
+        for seed in 0..100_000 {
+            let (brake, v, a) = random(&mut Rng(seed));
+            let (way, most) = (brake.way(v, a), brake.way_at_most(v, a));
+            let walked = walk(&brake, v, a);
+            let off = (way - walked).abs() / (walked.abs() + brake.v);
+            worst = worst.max(off);
+            assert!(off < 1e-9, "{seed}: {way} {walked} {brake:?} {v} {a}");
+            assert!(walked.abs() <= most || most.is_nan(), "{seed}: {walked} {most}");
+        }
+        println!("largest relative difference {worst:e}");
+    }
+
+    #[test]
+    fn more_acceleration_rests_further_up() {
+        for seed in 0..100_000 {
+            let mut rng = Rng(seed);
+            let (brake, v, a) = random(&mut rng);
+            let more = a + f64::from(rng.unit()) * brake.j.min(brake.a);
+            let rest = |a: f64| v + a + brake.way(v + a, a);
+            let slack = 1e-9 * (rest(a).abs() + brake.v);
+            assert!(rest(more) >= rest(a) - slack, "{seed}: {brake:?} {v} {a} {more}");
+        }
+    }
+
+    #[test]
+    fn the_ramp_and_its_inverse() {
+        for i in 0..10_000 {
+            let x = f64::from(i) * 0.013;
+            let (k, rest) = ramp_inverse(ramp(x));
+            assert!((k + rest - x).abs() < 1e-12 * (1.0 + x), "{x}");
+        }
+        for x in [-2.5, -2.0, -0.5, -0.0, 0.5, 2.0, 1e15, -1e15 + 0.5, 1e300, f64::INFINITY] {
+            assert_eq!(floor(x), x.floor(), "{x}");
+        }
+    }
 }

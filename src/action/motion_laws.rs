@@ -103,7 +103,7 @@ impl Wish {
         match self {
             Self::Constant(x) | Self::Beyond(x) => Some(x),
             Self::Anything => Some(l.lo + (rng.unit() * 1.2 - 0.1) * range),
-            Self::Extremes(n) => Some(if i / n % 2 == 0 { l.lo } else { l.hi }),
+            Self::Extremes(n) => Some(if (i / n).is_multiple_of(2) { l.lo } else { l.hi }),
             Self::Sine(size, rate) => {
                 Some(l.lo + range / 2.0 + size / 2.0 * (i as f32 * rate).sin())
             }

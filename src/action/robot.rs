@@ -181,8 +181,7 @@ impl Joint {
             ("jerk", self.jerk),
             ("max_jump", self.max_jump.unwrap_or(f64::INFINITY)),
         ] {
-            // NaN is neither.
-            if !(value > 0.0) {
+            if value.is_nan() || value <= 0.0 {
                 return Err(format!("{key}: expected a number > 0, or inf for none, got {value}"));
             }
         }
