@@ -45,8 +45,8 @@ impl JoinChoice {
 pub(crate) fn ticks_between(joining: &Joining, horizon: usize, n_action_steps: usize) -> u64 {
     let rows = match (joining.mode, joining.chunk_size_threshold) {
         (Mode::Synchronous, _) => joining.n_action_steps.unwrap_or(n_action_steps),
+        (Mode::TemporalEnsemble, _) => 1,
         (_, Some(share)) => horizon - ((share * horizon as f64) as usize).min(horizon),
-        (Mode::TemporalEnsemble, None) => 1,
         (_, None) => joining.n_action_steps.unwrap_or(n_action_steps),
     };
     rows.max(1) as u64

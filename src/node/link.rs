@@ -8,7 +8,7 @@
 //! The gate and the tick are the robot's own; the bus only carries bytes. Whatever comes in ends
 //! in exactly one counter of the gate, or in `overflow` if the queue was full.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError, sync_channel};
@@ -22,7 +22,8 @@ use super::bus::{JSON, Outlet, ask, bus_error, declare_alive};
 use super::choice::ticks_between;
 use super::clock::draw_nonce;
 use super::find::{ASK_TIMEOUT, find_policy};
-use super::robot::{Delay, RobotConfig, pusht_file};
+use super::held::{Held, Incoming};
+use super::robot::{Commanded, RobotConfig, pusht_file};
 use super::seam::{Picture, PolicyInfo, PolicyObs};
 use super::stages::LinkLatency;
 use super::stop::Stop;
@@ -52,41 +53,6 @@ fn image(picture: Picture) -> Result<CameraImage> {
     })
 }
 
-/// What the robot did at one tick.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Commanded {
-    /// The tick.
-    pub tick: u64,
-    /// `[dim]`, robot units.
-    pub action: Vec<f32>,
-    /// Row of a chunk, or hold.
-    pub source: Source,
-}
-
-impl Commanded {
-    /// Whether the robot held its last command for want of a valid chunk.
-    pub fn is_hold(&self) -> bool {
-        matches!(self.source, Source::Hold)
-    }
-}
-
-struct Incoming {
-    encoding: String,
-    bytes: Vec<u8>,
-    at: Instant,
-}
-
-/// A chunk that is held back.
-struct Delayed {
-    until: Until,
-    incoming: Incoming,
-}
-
-enum Until {
-    Tick(u64),
-    Time(Instant),
-}
-
 /// The observation that a chunk was asked for last.
 struct Asked {
     obs_seq: u64,
@@ -112,8 +78,7 @@ pub struct RobotLink {
     episode: u32,
     step: u32,
     asked: Option<Asked>,
-    delay: Delay,
-    delayed: VecDeque<Delayed>,
+    held: Held,
     latency: LinkLatency,
     incoming: Receiver<Incoming>,
     overflow: Arc<AtomicU64>,
@@ -213,8 +178,7 @@ impl RobotLink {
             episode: 0,
             step: 0,
             asked: None,
-            delay: config.delay,
-            delayed: VecDeque::new(),
+            held: Held::new(config.delay),
             latency: LinkLatency::new()?,
             incoming,
             overflow,
@@ -255,7 +219,7 @@ impl RobotLink {
         self.gate.reset(position)?;
         self.executor.reset();
         self.asked = None;
-        self.delayed.clear();
+        self.held.clear();
         self.episode = episode;
         self.step = 0;
         Ok(())
@@ -325,20 +289,15 @@ impl RobotLink {
     pub fn wait_chunk(&mut self, deadline: Instant) -> bool {
         loop {
             self.release();
-            let held = |d: &Delayed| matches!(d.until, Until::Time(_));
-            if self.asked.as_ref().is_none_or(|asked| asked.came) && !self.delayed.iter().any(held)
-            {
+            let came = self.asked.as_ref().is_none_or(|asked| asked.came);
+            if came && self.held.next_time().is_none() {
                 return true;
             }
             let now = Instant::now();
             if now >= deadline {
                 return false;
             }
-            let next = self.delayed.iter().filter_map(|d| match d.until {
-                Until::Time(at) => Some(at),
-                Until::Tick(_) => None,
-            });
-            let until = next.fold(deadline, Instant::min);
+            let until = self.held.next_time().map_or(deadline, |at| deadline.min(at));
             match self.incoming.recv_timeout(until.saturating_duration_since(now)) {
                 Ok(incoming) => self.receive(incoming),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -395,31 +354,18 @@ impl RobotLink {
         sent.map(|()| commanded)
     }
 
-    /// Measures a chunk that came, and offers it or holds it back.
+    /// Measures a chunk that came, and offers it when it was held back long enough.
     fn receive(&mut self, incoming: Incoming) {
         let tick = self.measure(&incoming);
-        let until = match self.delay {
-            Delay::None => return self.offer(&incoming),
-            // What is no answer to us cannot be dated; the gate refuses it whenever it comes.
-            Delay::Ticks(n) => Until::Tick(tick.unwrap_or(self.tick).saturating_add(n)),
-            Delay::Wall(delay) => Until::Time(incoming.at + delay),
-        };
-        self.delayed.push_back(Delayed { until, incoming });
+        // What is no answer to us cannot be dated; the gate refuses it whenever it comes.
+        self.held.push(tick.unwrap_or(self.tick), incoming);
+        self.release();
     }
 
     /// Offers what was held back long enough, in the order in which it came.
     fn release(&mut self) {
-        let now = Instant::now();
-        while let Some(first) = self.delayed.pop_front() {
-            let due = match first.until {
-                Until::Tick(tick) => tick <= self.tick,
-                Until::Time(at) => at <= now,
-            };
-            if !due {
-                self.delayed.push_front(first);
-                break;
-            }
-            self.offer(&first.incoming);
+        while let Some(incoming) = self.held.pop(self.tick, Instant::now()) {
+            self.offer(&incoming);
         }
     }
 
@@ -476,7 +422,7 @@ impl RobotLink {
 
     /// Whether a chunk is held back.
     pub fn is_held_back(&self) -> bool {
-        !self.delayed.is_empty()
+        !self.held.is_empty()
     }
 
     /// The policy that answered at the start.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::choice::JoinChoice;
 use crate::Result;
-use crate::action::RobotFile;
+use crate::action::{RobotFile, Source};
 use crate::wire::{Congestion, Role};
 
 /// Keys, limits, ways.
@@ -62,4 +62,22 @@ pub enum Delay {
     Ticks(u64),
     /// So long after it came.
     Wall(Duration),
+}
+
+/// What the robot did at one tick.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commanded {
+    /// The tick.
+    pub tick: u64,
+    /// `[dim]`, robot units.
+    pub action: Vec<f32>,
+    /// Row of a chunk, or hold.
+    pub source: Source,
+}
+
+impl Commanded {
+    /// Whether the robot held its last command for want of a valid chunk.
+    pub fn is_hold(&self) -> bool {
+        matches!(self.source, Source::Hold)
+    }
 }

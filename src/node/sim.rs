@@ -5,33 +5,24 @@
 //! made, and only if it has nothing left it waits, for half a tick. A late tick skips to the next grid
 //! point; ticks never burst.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pathline_sim::pusht::{Outcome, PushT, render};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zenoh::Session;
 
 use super::bus::{JSON, Outlet};
 use super::latency::LatencySummary;
-use super::link::{Commanded, RobotLink};
-use super::robot::{Delay, RobotConfig, pusht_file};
+use super::link::RobotLink;
+use super::pace::{Clock, Pace};
+use super::robot::{Commanded, Delay, RobotConfig, pusht_file};
+use super::run_report::{EpisodeReport, RunReport};
 use super::seam::{Picture, PolicyInfo, PolicyObs};
-use super::stages::{LinkLatency, Stages};
+use super::stages::LinkLatency;
 use super::stop::Stop;
-use crate::action::{Joining, Smoothness, SmoothnessSummary};
+use crate::action::Smoothness;
 use crate::wire::{Congestion, Qos};
 use crate::{Error, Result};
-
-/// Who sets the pace of the ticks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    /// The policy: every due chunk is waited for.
-    Lockstep,
-    /// The wall clock, at PushT's 10 Hz.
-    Realtime,
-}
 
 /// What a run of episodes is started with.
 #[derive(Debug, Clone)]
@@ -70,89 +61,6 @@ impl Default for SimOptions {
             give_up_after: Duration::from_secs(20),
         }
     }
-}
-
-/// One episode in figures.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EpisodeReport {
-    /// Its number in the run, from 0.
-    pub episode: u32,
-    /// Seed of its reset.
-    pub seed: u64,
-    /// Coverage passed 0.95.
-    pub success: bool,
-    /// Steps taken.
-    pub steps: usize,
-    /// Largest reward.
-    pub max_reward: f64,
-    /// Sum of rewards.
-    pub sum_reward: f64,
-    /// Steps at which the robot held for want of a valid chunk.
-    pub holds: u64,
-    /// Chunks that were taken.
-    pub chunks: u64,
-    /// Inference as the chunks report it.
-    pub inference: LatencySummary,
-    /// Observation to chunk, less the inference.
-    pub overhead: LatencySummary,
-}
-
-/// How well the ticks kept their time.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Cadence {
-    /// The rate that was asked for; 0 in lockstep.
-    pub target_hz: f64,
-    /// Ticks per second that were reached.
-    pub rate_hz: f64,
-    /// Ticks.
-    pub ticks: u64,
-    /// Ticks over budget: their command left later than one period after the tick began.
-    pub late: u64,
-    /// Grid points that were skipped after a late tick.
-    pub skipped: u64,
-}
-
-/// A run in figures; LeRobot's names where it has them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunReport {
-    /// Share of successful episodes, in percent.
-    pub pc_success: f64,
-    /// Mean over episodes of the largest reward.
-    pub avg_max_reward: f64,
-    /// Mean over episodes of the sum of rewards.
-    pub avg_sum_reward: f64,
-    /// Wall time of the episodes, in seconds.
-    pub eval_s: f64,
-    /// Wall time per episode.
-    pub eval_ep_s: f64,
-    /// Finished episodes.
-    pub n_episodes: usize,
-    /// Each of them.
-    pub episodes: Vec<EpisodeReport>,
-    /// Inference as the chunks report it.
-    pub inference: LatencySummary,
-    /// Observation to chunk, less the inference.
-    pub overhead: LatencySummary,
-    /// Observation to command.
-    pub end_to_end: LatencySummary,
-    /// Ticks.
-    pub cadence: Cadence,
-    /// Where the time went.
-    #[serde(default)]
-    pub stages: Stages,
-    /// How smoothly the commands ran; differences within an episode only.
-    #[serde(default)]
-    pub smoothness: SmoothnessSummary,
-    /// How chunks were joined.
-    #[serde(default)]
-    pub joining: Joining,
-    /// Delay of chunks that was added, in milliseconds.
-    #[serde(default)]
-    pub latency_ms: f64,
-    /// How every chunk that came ended.
-    pub chunks: BTreeMap<String, u64>,
-    /// Ended by the stop flag before all episodes were done.
-    pub interrupted: bool,
 }
 
 /// What an observer of the run sees after each step.
@@ -457,69 +365,6 @@ impl Runner<'_> {
         });
         if let Err(error) = self.state.put(state.to_string().into_bytes()) {
             tracing::debug!("{error}");
-        }
-    }
-}
-
-/// The grid of ticks.
-struct Clock {
-    pace: Pace,
-    period: Duration,
-    tick_start: Instant,
-    next: Option<Instant>,
-    ticks: u64,
-    late: u64,
-    skipped: u64,
-}
-
-impl Clock {
-    fn new(pace: Pace) -> Self {
-        let period = Duration::from_secs_f64(1.0 / PushT::CONTROL_HZ);
-        let now = Instant::now();
-        Self { pace, period, tick_start: now, next: None, ticks: 0, late: 0, skipped: 0 }
-    }
-
-    /// Waits for the next tick; true if the run shall stop instead.
-    fn wait(&mut self, stop: &Stop) -> bool {
-        if self.pace == Pace::Lockstep {
-            self.tick_start = Instant::now();
-            self.ticks += 1;
-            return stop.is_set();
-        }
-        let now = Instant::now();
-        let mut at = self.next.unwrap_or(now);
-        // Grid points that passed entirely are skipped: no burst after a late tick.
-        while at + self.period <= now {
-            at += self.period;
-            self.skipped += 1;
-        }
-        if stop.wait_timeout(at.saturating_duration_since(now)) {
-            return true;
-        }
-        self.tick_start = at;
-        self.next = Some(at + self.period);
-        self.ticks += 1;
-        false
-    }
-
-    /// The command of this tick has left.
-    fn commanded(&mut self) {
-        if self.tick_start.elapsed() > self.period {
-            self.late += 1;
-        }
-    }
-
-    fn cadence(&self, elapsed: Duration) -> Cadence {
-        let target_hz = match self.pace {
-            Pace::Lockstep => 0.0,
-            Pace::Realtime => PushT::CONTROL_HZ,
-        };
-        Cadence {
-            target_hz,
-            rate_hz: self.ticks as f64 / elapsed.as_secs_f64().max(1e-9),
-            ticks: self.ticks,
-            late: self.late,
-            skipped: self.skipped,
         }
     }
 }
