@@ -88,8 +88,15 @@ fn steps(c: &mut Criterion) {
     along(c, "pusht", &pusht, Some(|t| 256.0 + 200.0 * (TURN * t).sin()));
     along(c, "arm_following", &arm, Some(|t| 0.6 + 0.5 * (TURN * t).sin()));
     along(c, "arm_catching", &arm, Some(|t| 0.6 + 0.5 * (40.0 * TURN * t).sin()));
-    along(c, "arm_near", &arm, Some(|t| 0.6 + 0.9 * (20.0 * TURN * t).sin().clamp(-0.666, 0.666)));
-    along(c, "arm_jumping", &arm, Some(|t| if (t / 7.0) as u32 % 2 == 0 { 0.0 } else { 1.2 }));
+    let mut narrow = arm.clone();
+    narrow.limits.iter_mut().for_each(|l| (l.lo, l.hi) = (0.0, 1.2));
+    along(c, "arm_near", &narrow, Some(|t| (0.6 + 0.9 * (20.0 * TURN * t).sin()).clamp(0.0, 1.2)));
+    along(
+        c,
+        "arm_jumping",
+        &arm,
+        Some(|t| if ((t / 7.0) as u32).is_multiple_of(2) { 0.0 } else { 1.2 }),
+    );
     along(c, "arm_holding", &arm, None);
 }
 

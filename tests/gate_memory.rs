@@ -16,8 +16,8 @@ const HORIZON: usize = 50;
 fn chunk(seq: u64, tick: u64, dim: usize) -> ActionChunk {
     // Every third is spoiled, and every fifth jumps.
     let value = |i: usize| match seq {
-        _ if seq % 3 == 0 && i == 30 => f32::NAN,
-        _ if seq % 5 == 0 => 1.1,
+        _ if seq.is_multiple_of(3) && i == 30 => f32::NAN,
+        _ if seq.is_multiple_of(5) => 1.1,
         _ => 0.5 + 0.3 * ((tick + i as u64 / 6) as f32 * 0.1).sin(),
     };
     ActionChunk {

@@ -138,6 +138,14 @@ impl GateConfig {
         if self.join == (Join::Stop { rows: 0 }) {
             return refuse("expected a join that plays at least 1 of the rows of a chunk".into());
         }
+        if let Join::Ensemble { coefficient } = self.join {
+            let last = (-coefficient) as f32 * self.max_horizon as f32;
+            if !last.exp().is_finite() {
+                return refuse(format!(
+                    "expected an ensemble whose weights e^(−coefficient·i) are finite, got {coefficient}"
+                ));
+            }
+        }
         let old_share = if let Join::Blend { old } = self.join { old } else { 0.0 };
         if !(0.0..=1.0).contains(&old_share) {
             return refuse(format!("expected a blend with 0 to 1 of the old row, got {old_share}"));

@@ -304,7 +304,7 @@ fn a_robot_without_limits_does_not_start() {
     };
     assert_eq!(start(|_| ()), Ok(()));
     type Change = fn(&mut GateConfig);
-    let cases: [(Change, &str); 20] = [
+    let cases: [(Change, &str); 22] = [
         (|c| c.limits.clear(), "expected limits"),
         (|c| c.limits[1].lo = f32::NAN, "dimension 1: expected finite lo < hi"),
         (|c| c.limits[1].hi = f32::INFINITY, "dimension 1: expected finite lo < hi"),
@@ -317,6 +317,8 @@ fn a_robot_without_limits_does_not_start() {
         (|c| c.limits[0].velocity = Some(1e-5), "the step from one f32 to the next"),
         (|c| c.commands_per_tick = 0, "one command a tick"),
         (|c| c.join = Join::Blend { old: f32::NAN }, "blend"),
+        (|c| c.join = Join::Ensemble { coefficient: f64::NAN }, "ensemble"),
+        (|c| c.join = Join::Ensemble { coefficient: -10.0 }, "ensemble"),
         (|c| c.join = Join::Stop { rows: 0 }, "rows"),
         (|c| c.max_horizon = 0, "rows"),
         (|c| c.max_horizon = 1025, "rows"),

@@ -33,6 +33,8 @@ mod motion_laws;
 mod sim_net;
 #[cfg(test)]
 mod timeline_laws;
+#[cfg(test)]
+mod timeline_tests;
 
 /// Most values of an action.
 pub const MAX_DIM: usize = 256;

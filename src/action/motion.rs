@@ -13,6 +13,9 @@
 //! a' puts every later position of the stop further up, so a state that comes after one that can stop can
 //! stop too if its place of rest is inside the limits.
 //!
+//! With s = |v| + a²/2J a stop ends after s/A + 3·min(A, 2√(VJ))/J + 5 periods at the latest, and without a
+//! limit of acceleration after 3·(|a|/J + √(s/J)) + 5; `motion_laws.rs` watches it.
+//!
 //! A target that keeps the limits is followed exactly. One that does not is caught up with: the axis
 //! plans to come to rest beside it, in the frame that moves as the target did last.
 //!
@@ -79,12 +82,11 @@ impl Axis {
             return self.slew(target, limit);
         }
         let brake = Brake::new(limit);
-        let stop = brake.step(self.v, self.a);
         let target = target.map(|t| f64::from(t).max(lo).min(hi));
         let last = std::mem::replace(&mut self.aim, target);
         if let Some(q) = target {
             let (lowest, highest) = self.range(&brake);
-            let drift = last.map_or(0.0, |last| (q - last).clamp(-brake.v, brake.v));
+            let drift = last.map_or(0.0, |last| (q - last).max(-brake.v).min(brake.v));
             let (dv, inside) = (q - self.p, |a| lowest <= a && a <= highest);
             let exact = dv - self.v;
             let next = drift - dv;
@@ -100,9 +102,9 @@ impl Axis {
             }
             let (wish, beyond) = self.catch_up(q, drift, (lowest, highest), &brake);
             let rest = beyond.filter(|_| drift == 0.0).map(|beyond| q + beyond);
-            self.take(self.guard((wish, rest), stop, (lo, hi), &brake), (lo, hi));
+            self.take(self.guard((wish, rest), (lo, hi), &brake), (lo, hi));
         } else {
-            self.take(stop, (lo, hi));
+            self.take(brake.step(self.v, self.a), (lo, hi));
         }
         self.p as f32
     }
@@ -190,15 +192,9 @@ impl Axis {
         (a, Some(up * at))
     }
 
-    /// `wish`, which leads to rest at `rest` if that is known; or as much of it beyond `stop` as keeps the
+    /// `wish`, which leads to rest at `rest` if that is known; or as much of it beyond a stop as keeps the
     /// place of rest in `[lo, hi]`.
-    fn guard(
-        &self,
-        (wish, rest): (f64, Option<f64>),
-        stop: f64,
-        (lo, hi): (f64, f64),
-        brake: &Brake,
-    ) -> f64 {
+    fn guard(&self, (wish, rest): (f64, Option<f64>), (lo, hi): (f64, f64), brake: &Brake) -> f64 {
         let (v, next) = (self.v + wish, self.p + self.v + wish);
         let most = brake.way_at_most(v, wish);
         let far = lo <= next - most && next + most <= hi;
@@ -212,6 +208,7 @@ impl Axis {
         if self.broken(Flaw::LateLookAhead) && (lo..=hi).contains(&next) {
             return wish;
         }
+        let stop = brake.step(self.v, self.a);
         let at_stop = self.rest(stop, brake);
         let (side, limit) = if at_wish > hi { (1.0, hi) } else { (-1.0, lo) };
         let beyond = |a: f64| side * (self.rest(a, brake) - limit);
@@ -280,7 +277,7 @@ impl Brake {
             return -v;
         }
         if self.j == f64::INFINITY {
-            return (-v).clamp(-self.a, self.a);
+            return (-v).max(-self.a).min(self.a);
         }
         if self.after_ramp(v, a) >= 0.0 {
             (a - self.j).max(-self.a).max(-self.g_inverse(v))

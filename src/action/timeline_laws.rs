@@ -340,7 +340,7 @@ fn play(
 }
 
 fn schedules() -> u64 {
-    std::env::var("PATHLINE_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000)
+    std::env::var("PATHLINE_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000)
 }
 
 #[test]
