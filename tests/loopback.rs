@@ -7,12 +7,18 @@ mod common;
 use std::time::Duration;
 
 use common::{Bus, DEADLINE, observation, until};
+use pathline::action::{Joining, Mode};
 use pathline::node::testing::ServoPolicy;
 use pathline::node::{
-    BusConfig, ChunkPolicy, NodeState, NodeStatus, Pace, Place, PolicyNode, Recorder,
-    ReplayOptions, RunReport, ServeOptions, SimOptions, Stop, replay, run,
+    BusConfig, ChunkPolicy, JoinChoice, NodeState, NodeStatus, Pace, Place, PolicyNode, Recorder,
+    ReplayOptions, RobotConfig, RunReport, ServeOptions, SimOptions, Stop, replay, run,
 };
-use pathline::wire::{ACTION_CHUNK, Action, ActionChunkMsg, Attachment, OBSERVATION, Observation};
+use pathline::wire::{
+    ACTION_CHUNK, Action, ActionChunkMsg, Asks, Attachment, OBSERVATION, Observation,
+};
+use zenoh::handlers::FifoChannelHandler;
+use zenoh::pubsub::Subscriber;
+use zenoh::sample::Sample;
 use zenoh::{Session, Wait};
 
 fn serve(session: &Session) -> PolicyNode {
@@ -53,6 +59,11 @@ fn an_episode_runs_and_every_stamp_is_right() {
     assert_eq!((episode.steps, episode.holds, episode.chunks), (40, 0, 5));
     assert_eq!(report.chunks.into_iter().collect::<Vec<_>>(), [("accepted".to_owned(), 5)]);
     assert_eq!((report.inference.count, report.end_to_end.count), (5, 5));
+    let stages = report.stages;
+    assert_eq!((stages.observe.count, stages.transfer.count, stages.queue.count), (40, 5, 5));
+    let smooth = report.smoothness;
+    assert_eq!((smooth.ticks, smooth.seams, smooth.held_share), (40, 4, 0.0));
+    assert!(smooth.mean_step > 0.0 && smooth.seam_jump_max >= smooth.seam_jump_mean);
 
     let first = Observation::decode(&seen.recv().unwrap().payload().to_bytes()).unwrap();
     assert_eq!((first.tick, first.seq, first.step), (0, 1, 0));
@@ -66,20 +77,97 @@ fn an_episode_runs_and_every_stamp_is_right() {
         let message = ActionChunkMsg::decode(&sample.payload().to_bytes()).unwrap();
         let chunk = &message.chunk;
         assert_eq!(chunk.session, first.session, "the robot's nonce is echoed");
-        assert_eq!((chunk.seq, chunk.obs_tick, chunk.obs_seq), (i + 1, 8 * i, 8 * i + 1));
+        // The first chunk was the warm-up's.
+        assert_eq!((chunk.seq, chunk.obs_tick, chunk.obs_seq), (i + 2, 8 * i, 8 * i + 1));
         assert_eq!((chunk.horizon(), chunk.dim, chunk.dt), (16, 2, Duration::from_millis(100)));
         assert_eq!(chunk.epoch, *epoch.get_or_insert(chunk.epoch));
     }
     for tick in 0..40_u64 {
         let sample = actions.recv_timeout(DEADLINE).unwrap().expect("forty actions");
         let action = Action::decode(&sample.payload().to_bytes()).unwrap();
-        assert_eq!((action.tick, action.chunk_seq), (tick, tick / 8 + 1));
+        assert_eq!((action.tick, action.chunk_seq), (tick, tick / 8 + 2));
         assert_eq!(action.index as u64, tick % 8, "row = tick - obs_tick");
     }
     // The last observations ask for nothing and may still be on their way.
-    heard(&node, 40);
+    heard(&node, 41);
     let counters = node.close().unwrap().counters;
-    assert_eq!((counters.received, counters.accepted, counters.chunks), (40, 40, 5));
+    assert_eq!((counters.received, counters.accepted, counters.chunks), (41, 41, 6));
+}
+
+/// What the robot put and commanded in a run with chunks 300 ms late, of a policy that joins so.
+fn late_run(mode: Mode) -> (RunReport, Vec<Observation>, Vec<Action>, Vec<ActionChunkMsg>) {
+    let bus = Bus::open();
+    let spoke = bus.spoke();
+    let key = |rest: &str| format!("pathline/pusht/{rest}");
+    let actions = spoke.declare_subscriber(key("cmd/action")).wait().unwrap();
+    let observations = spoke.declare_subscriber(key("obs")).wait().unwrap();
+    let chunks = spoke.declare_subscriber(key("cmd/chunk")).wait().unwrap();
+    let policy = ServoPolicy::pusht().with_joining(Joining { mode, ..Joining::default() });
+    let _node = PolicyNode::start(&bus.hub, Box::new(policy), ServeOptions::default()).unwrap();
+    let latency = Duration::from_millis(300);
+    let report = simulate(&spoke, &SimOptions { latency, ..steps(40) });
+    let all = |n: usize, from: &Subscriber<FifoChannelHandler<Sample>>| {
+        let next = |_| from.recv_timeout(DEADLINE).unwrap().expect("all that was put");
+        (0..n).map(next).map(|sample| sample.payload().to_bytes().into_owned()).collect::<Vec<_>>()
+    };
+    let observations = all(40, &observations);
+    let actions = all(40, &actions);
+    let chunks = all(5, &chunks);
+    (
+        report,
+        observations.iter().map(|bytes| Observation::decode(bytes).unwrap()).collect(),
+        actions.iter().map(|bytes| Action::decode(bytes).unwrap()).collect(),
+        chunks.iter().map(|bytes| ActionChunkMsg::decode(bytes).unwrap()).collect(),
+    )
+}
+
+#[test]
+fn a_chunk_that_comes_late_is_entered_where_the_robot_is() {
+    let (report, observations, actions, _) = late_run(Mode::Replace);
+    // Nothing is there for three ticks, and nothing of the first chunk is skipped for it.
+    let rows: Vec<_> = actions.iter().map(|a| (a.chunk_seq, a.index)).collect();
+    assert_eq!(rows[..5], [(0, -1), (0, -1), (0, -1), (2, 0), (2, 1)]);
+    // After eight rows played, at tick 11, the next one is asked for; its rows 0 to 2 are played by then.
+    assert_eq!((rows[13], rows[14]), ((2, 10), (3, 3)));
+    let first_rows = rows.windows(2).filter(|w| w[0].0 != w[1].0).map(|w| w[1]);
+    assert_eq!(first_rows.collect::<Vec<_>>(), [(2, 0), (3, 3), (4, 3), (5, 3), (6, 3)]);
+    // Asked after every eight rows and at no other tick; after the first answer the delay is known.
+    for o in &observations {
+        let due = [0, 11, 19, 27, 35].contains(&o.tick);
+        assert_eq!(o.request, if due { Asks::Chunk } else { Asks::Nothing }, "tick {}", o.tick);
+        assert_eq!(o.expected_delay, if due && o.tick > 0 { 3 } else { 0 }, "tick {}", o.tick);
+        assert!(o.left_over.is_empty(), "this policy does not continue chunks");
+    }
+    assert_eq!((report.episodes[0].holds, report.latency_ms), (3, 300.0));
+    assert!((report.smoothness.held_share - 3.0 / 40.0).abs() < 1e-12);
+}
+
+#[test]
+fn a_policy_that_continues_chunks_is_told_what_is_left() {
+    let (_, observations, actions, chunks) = late_run(Mode::RtcIdentity);
+    let asking: Vec<_> = observations.iter().filter(|o| o.request == Asks::Chunk).collect();
+    // Eight of sixteen rows were played.
+    let left: Vec<_> = asking.iter().map(|o| o.left_over.len() / 2).collect();
+    assert_eq!((asking[1].tick, left), (11, vec![0, 8, 8, 8, 8]));
+    assert_eq!(asking[1].left_over[..2], actions[11].action, "row 0 is what this tick plays");
+    assert_eq!(asking[1].left_over[4..6], actions[13].action);
+    let frozen: Vec<_> = chunks.iter().map(|m| m.prefix_len).collect();
+    assert_eq!(frozen, [0, 3, 3, 3, 3]);
+}
+
+#[test]
+fn a_way_of_joining_that_cannot_be_is_refused_at_the_start() {
+    let bus = Bus::open();
+    let _node = serve(&bus.hub);
+    let refused = |joining: JoinChoice| {
+        let robot = RobotConfig { joining, ..RobotConfig::pusht() };
+        let options = SimOptions { robot, ..steps(5) };
+        run(&bus.spoke(), &options, &Stop::new(), &mut |_| {}).unwrap_err().to_string()
+    };
+    let error = refused(JoinChoice { mode: Some(Mode::RtcVjp), ..JoinChoice::default() });
+    assert!(error.contains("serve --join rtc_vjp"), "{error}");
+    let error = refused(JoinChoice { n_action_steps: Some(12), ..JoinChoice::default() });
+    assert!(error.contains("12 ticks") && error.contains("heartbeat_s"), "{error}");
 }
 
 #[test]
@@ -203,13 +291,13 @@ fn two_runs_at_once_do_not_meet() {
                 let bus = Bus::open();
                 let node = serve(&bus.hub);
                 let report = simulate(&bus.spoke(), &steps(64));
-                heard(&node, 64);
+                heard(&node, 65);
                 (report.episodes[0].holds, node.close().unwrap().counters.received)
             })
         })
         .collect();
     for run in runs {
-        assert_eq!(run.join().unwrap(), (0, 64));
+        assert_eq!(run.join().unwrap(), (0, 65));
     }
 }
 

@@ -2,17 +2,19 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use anyhow::Context;
 use pathline::dataset::pusht::FPS;
 use pathline::node::{
-    self, BusConfig, Event, NodeStatus, Pace, Place, PolicyNode, Recorder, RunReport, ServeOptions,
-    SimOptions, Stop, TraceSink, open_private_hub,
+    self, BusConfig, Event, NodeStatus, Pace, Place, PolicyNode, Recorder, RobotConfig, RunReport,
+    ServeOptions, SimOptions, Stop, TraceSink, open_private_hub,
 };
 use serde_json::json;
 use zenoh::Wait;
 
-use super::load::{self, Card};
+use super::join::{JoinArgs, RtcArgs};
+use super::load::{self, Card, Wish};
 use super::pictures::Pictures;
 use super::{interrupt, report};
 
@@ -51,6 +53,13 @@ pub(crate) struct DemoArgs {
     /// Solver steps a chunk; the policy's own if absent.
     #[arg(long)]
     steps: Option<usize>,
+    /// Hold every chunk back for so long after it came: simulated time in lockstep, else wall time.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    latency_ms: u64,
+    #[command(flatten)]
+    join: JoinArgs,
+    #[command(flatten)]
+    rtc: RtcArgs,
     /// Folder for the results.
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     out: PathBuf,
@@ -117,8 +126,14 @@ fn rollout(
     stop: &Stop,
     say: &dyn Fn(String),
 ) -> anyhow::Result<(RunReport, NodeStatus)> {
-    let policy =
-        load::chunk_policy(&args.policy, args.solver.as_deref(), args.steps, Some(f64::from(FPS)))?;
+    let policy = load::chunk_policy(&Wish {
+        folder: &args.policy,
+        solver: args.solver.as_deref(),
+        steps: args.steps,
+        fps: Some(f64::from(FPS)),
+        join: &args.join,
+        rtc: &args.rtc,
+    })?;
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let (hub, endpoint) = open_private_hub()?;
     let spoke = BusConfig::connect_to(&endpoint).open(Place::Spoke)?;
@@ -147,6 +162,8 @@ fn rollout(
         episodes: args.episodes,
         seed: args.seed,
         pace: if args.realtime { Pace::Realtime } else { Pace::Lockstep },
+        latency: Duration::from_millis(args.latency_ms),
+        robot: RobotConfig { joining: args.join.to_choice(), ..RobotConfig::pusht() },
         ..SimOptions::default()
     };
     let ran = node::run(&spoke, &options, stop, &mut |event| match event {

@@ -11,7 +11,7 @@ use pathline::train::eval::{EvalOptions, EvalReport, evaluate, seen};
 use pathline_sim::pusht::PushT;
 use serde::Serialize;
 
-use super::join::{JoinArgs, RtcArgs};
+use super::join::{AskArgs, RtcArgs, modes};
 use super::study::Study;
 
 /// Latency is measured on up to 200 chunks, for about so long.
@@ -51,8 +51,13 @@ pub(crate) struct EvalArgs {
     /// Runs every --join at every --latency-ms and writes DIR/latency.{json,md,png}.
     #[arg(long, value_name = "DIR")]
     study: Option<PathBuf>,
+    /// How chunks are joined: synchronous, append, replace, weighted_average, latest_only, average,
+    /// conservative, temporal_ensemble, overlap, rtc_identity, rtc_vjp or rtc_prefix; several, or all, with
+    /// --study. The policy's own if absent.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    join: Vec<String>,
     #[command(flatten)]
-    join: JoinArgs,
+    ask: AskArgs,
     #[command(flatten)]
     rtc: RtcArgs,
     /// Print one JSON object.
@@ -85,7 +90,10 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let solver = policy.solver(args.solver.as_deref(), args.steps)?;
     let rtc = args.rtc.over(&policy)?;
     let base = EvalOptions { rtc, ..EvalOptions::new(&policy, args.episodes, args.seed) };
-    let joinings = args.join.all_over(&policy)?;
+    let joinings = modes(&args.join, &policy)?
+        .into_iter()
+        .map(|mode| args.ask.with_mode(mode, &policy))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     if let Some(folder) = &args.study {
         let study = Study { policy: &policy, solver: &solver, base, name: &args.policy };
         return study.run(&joinings, &args.latency_ms, folder, args.json);

@@ -4,14 +4,15 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::Context;
-use pathline::action::Joining;
 use pathline::device;
 use pathline::flow::Noise;
 use pathline::node::testing::ServoPolicy;
-use pathline::node::{Camera, ChunkPolicy, Picture, PolicyInfo, Request};
+use pathline::node::{Camera, ChunkPolicy, Picture, PolicyInfo, Request, Timings};
 use pathline::policy::weights::Weights;
-use pathline::policy::{Draws, Policy, Solver, digest, folder};
+use pathline::policy::{Continuing, Draws, Policy, RtcConfig, Solver, Trace, digest, folder};
 use serde::Deserialize;
+
+use super::join::{JoinArgs, RtcArgs};
 
 /// Control rate of a policy that does not say one, Hz: PushT's.
 const DEFAULT_RATE: f64 = 10.0;
@@ -21,6 +22,8 @@ struct Loaded {
     policy: Policy,
     solver: Solver,
     info: PolicyInfo,
+    rtc: RtcConfig,
+    timings: Timings,
 }
 
 impl ChunkPolicy for Loaded {
@@ -36,15 +39,37 @@ impl ChunkPolicy for Loaded {
         let windows: Vec<_> = requests.iter().map(|request| &request.window[..]).collect();
         let draws = self.draws(requests);
         let len = self.info.horizon * self.info.action_dim;
-        let chunks = match trace {
-            None => self.policy.infer(&windows, draws, &self.solver)?,
-            Some(states) => {
-                let mut record =
-                    |_t: f64, x: &[f32]| states.extend(x.chunks(len).next().map(<[f32]>::to_vec));
-                self.policy.infer_traced(&windows, draws, &self.solver, &mut record)?
+        let mut record = |states: &mut Vec<Vec<f32>>, x: &[f32]| {
+            states.extend(x.chunks(len).next().map(<[f32]>::to_vec));
+        };
+        let chunks = match (self.info.joining.mode.form(), trace) {
+            (None, None) => self.policy.infer(&windows, draws, &self.solver)?,
+            (None, Some(states)) => {
+                let mut trace = |_t: f64, x: &[f32]| record(states, x);
+                self.policy.infer_traced(&windows, draws, &self.solver, &mut trace)?
+            }
+            (Some(form), states) => {
+                let chunks: Vec<_> = requests.iter().map(|r| r.continuation.as_ref()).collect();
+                let continuing = Continuing {
+                    form,
+                    config: &self.rtc,
+                    chunks: &chunks,
+                    max_delay: self.policy.config().rtc_training_max_delay(),
+                };
+                let mut trace = states.map(|states| {
+                    let record = &mut record;
+                    move |_t: f64, x: &[f32]| record(states, x)
+                });
+                let trace = trace.as_mut().map(|trace| trace as &mut Trace<'_>);
+                self.policy.infer_continued(&windows, draws, &self.solver, continuing, trace)?
             }
         };
+        self.timings = Timings { encode: chunks.encode };
         Ok(chunks.actions.chunks(len).map(<[f32]>::to_vec).collect())
+    }
+
+    fn timings(&self) -> Timings {
+        self.timings
     }
 }
 
@@ -65,15 +90,22 @@ impl Loaded {
     }
 }
 
+/// Which policy, and what of it shall be other than its folder says.
+pub(crate) struct Wish<'a> {
+    pub(crate) folder: &'a Path,
+    pub(crate) solver: Option<&'a str>,
+    pub(crate) steps: Option<usize>,
+    /// Control rate, Hz.
+    pub(crate) fps: Option<f64>,
+    pub(crate) join: &'a JoinArgs,
+    pub(crate) rtc: &'a RtcArgs,
+}
+
 /// Loads a policy folder for the node; `servo` is a policy without a network, to try the wiring.
-pub(crate) fn chunk_policy(
-    folder: &Path,
-    solver: Option<&str>,
-    steps: Option<usize>,
-    fps: Option<f64>,
-) -> anyhow::Result<Box<dyn ChunkPolicy>> {
+pub(crate) fn chunk_policy(wish: &Wish<'_>) -> anyhow::Result<Box<dyn ChunkPolicy>> {
+    let folder = wish.folder;
     if folder == Path::new("servo") {
-        return Ok(Box::new(ServoPolicy::pusht()));
+        return Ok(Box::new(ServoPolicy::pusht().with_joining(wish.join.or_default())));
     }
     // A large file takes as long to digest as to read: beside the loading it costs no start-up.
     let (policy, sha256) = thread::scope(|scope| {
@@ -82,10 +114,11 @@ pub(crate) fn chunk_policy(
     });
     let policy = policy?;
     let sha256 = sha256.map_err(|_| anyhow::anyhow!("the digest's thread panicked"))??;
-    let solver = policy.solver(solver, steps)?;
+    let solver = policy.solver(wish.solver, wish.steps)?;
+    let (joining, rtc) = (wish.join.over(&policy)?, wish.rtc.over(&policy)?);
     let config = policy.signature();
     let name = folder.file_name().unwrap_or(folder.as_os_str());
-    let rate = fps.or(config.fps).unwrap_or_else(|| {
+    let rate = wish.fps.or(config.fps).unwrap_or_else(|| {
         tracing::warn!(
             "{}: the folder does not say its control rate; {DEFAULT_RATE} Hz is assumed, --fps \
              names another",
@@ -113,9 +146,9 @@ pub(crate) fn chunk_policy(
         solver: solver.name.clone(),
         fps: rate,
         sha256,
-        joining: Joining::default(),
+        joining,
     };
-    Ok(Box::new(Loaded { policy, solver, info }))
+    Ok(Box::new(Loaded { policy, solver, info, rtc, timings: Timings::default() }))
 }
 
 /// SHA-256 of the model, where it is one file.

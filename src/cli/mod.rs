@@ -10,7 +10,7 @@ pub(crate) mod gif;
 pub(crate) mod infer;
 pub(crate) mod inspect;
 pub(crate) mod interrupt;
-pub(crate) mod join;
+mod join;
 pub(crate) mod load;
 pub(crate) mod machine;
 pub(crate) mod pictures;

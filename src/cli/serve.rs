@@ -8,7 +8,9 @@ use pathline::node::{Place, PolicyNode, ServeOptions};
 use zenoh::Wait;
 
 use super::bus::BusArgs;
-use super::{interrupt, load};
+use super::interrupt;
+use super::join::{JoinArgs, RtcArgs};
+use super::load::{self, Wish};
 
 /// How often the worker is looked after.
 const WATCH_PERIOD: Duration = Duration::from_millis(250);
@@ -51,12 +53,23 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    join: JoinArgs,
+    #[command(flatten)]
+    rtc: RtcArgs,
+    #[command(flatten)]
     bus: BusArgs,
 }
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let stop = interrupt::stop_on_signal()?;
-    let policy = load::chunk_policy(&args.policy, args.solver.as_deref(), args.steps, args.fps)?;
+    let policy = load::chunk_policy(&Wish {
+        folder: &args.policy,
+        solver: args.solver.as_deref(),
+        steps: args.steps,
+        fps: args.fps,
+        join: &args.join,
+        rtc: &args.rtc,
+    })?;
     let bus = args.bus.to_config();
     let session = bus.open(Place::Hub)?;
     let options =
@@ -67,7 +80,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let (connect, listen) = bus.endpoints(Place::Hub);
         let place = if listen.is_empty() { connect } else { listen };
         println!(
-            "serving {} on {} as pathline/{}  chunk {}x{}, {} executed, {} {} evaluations",
+            "serving {} on {} as pathline/{}  chunk {}x{}, {} executed, {} {} evaluations, joined by {}",
             args.policy.display(),
             place.join(" "),
             args.robot.join(", pathline/"),
@@ -75,7 +88,8 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
             info.action_dim,
             info.n_action_steps,
             info.nfe,
-            info.solver
+            info.solver,
+            info.joining.mode.name()
         );
     }
     while !stop.wait_timeout(WATCH_PERIOD) {

@@ -1,11 +1,14 @@
 //! `pathline sim`: the simulator as a robot on the bus.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use pathline::action::RobotFile;
 use pathline::node::{self, Event, Pace, Place, RobotConfig, SimOptions};
 use zenoh::Wait;
 
 use super::bus::BusArgs;
+use super::join::JoinArgs;
 use super::{interrupt, report};
 
 /// Runs a simulated robot that a policy node drives over zenoh.
@@ -13,6 +16,7 @@ use super::{interrupt, report};
 #[command(after_help = "Examples:
   pathline sim pusht                               # beside `pathline serve --policy DIR`
   pathline sim pusht --episodes 100 --seed 100000 --json
+  pathline sim pusht --latency-ms 300 --join average   # what a slow policy does, and what helps
   pathline sim pusht --realtime -e tcp/10.0.0.5:7447")]
 pub(crate) struct SimArgs {
     /// Which simulator.
@@ -30,6 +34,12 @@ pub(crate) struct SimArgs {
     /// 10 Hz by the wall clock instead of as fast as the policy answers.
     #[arg(long)]
     realtime: bool,
+    /// Hold every chunk back for so long after it came: simulated time in lockstep, else wall time.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    latency_ms: u64,
+    /// Robot file: rates, deadlines, limits; the built-in one of PushT if absent.
+    #[arg(long, value_name = "FILE")]
+    robot_file: Option<PathBuf>,
     /// Longest wait for a chunk in lockstep.
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     chunk_timeout_ms: u64,
@@ -43,13 +53,22 @@ pub(crate) struct SimArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    join: JoinArgs,
+    #[command(flatten)]
     bus: BusArgs,
 }
 
 pub(crate) fn run(args: &SimArgs) -> anyhow::Result<()> {
     let stop = interrupt::stop_on_signal()?;
+    let robot = RobotConfig {
+        robot: args.robot.clone(),
+        file: args.robot_file.as_deref().map(RobotFile::load).transpose()?,
+        joining: args.join.to_choice(),
+        ..RobotConfig::pusht()
+    };
     let options = SimOptions {
-        robot: RobotConfig { robot: args.robot.clone(), ..RobotConfig::pusht() },
+        robot,
+        latency: Duration::from_millis(args.latency_ms),
         episodes: args.episodes,
         seed: args.seed,
         max_steps: args.max_steps,

@@ -111,19 +111,20 @@ pub(crate) fn wait_alive(
     }
 }
 
-/// Asks a queryable; the first reply that is not an error, or none before the deadline.
+/// Asks a queryable, with a payload and its encoding if there is one; the first reply that is not an
+/// error, or none before the deadline.
 ///
 /// # Errors
 /// The only replies were errors: the text of the last one.
 pub(crate) fn ask(
     session: &Session,
     key: &str,
-    payload: Option<Vec<u8>>,
+    payload: Option<(Vec<u8>, &'static str)>,
     timeout: Duration,
 ) -> Result<Option<Vec<u8>>> {
     let mut get = session.get(key.to_owned()).timeout(timeout);
-    if let Some(payload) = payload {
-        get = get.payload(payload);
+    if let Some((payload, encoding)) = payload {
+        get = get.payload(payload).encoding(encoding);
     }
     let replies = get.wait().map_err(bus_error(key))?;
     let mut refused = None;

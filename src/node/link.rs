@@ -1,7 +1,7 @@
 //! The robot's end of the bus: say what was seen, take what fits, command what belongs to now.
 //!
 //! ```text
-//! observe ─► …/obs                                  one call a tick each:
+//! observe ─ executor: ask? ─► …/obs                 one call a tick each:
 //! …/cmd/chunk ─ queue ─► gate ─► timeline           observe → wait_chunk or take_in → act
 //! act ◄─ the row of this tick, or hold ─► …/cmd/action
 //! ```
@@ -18,64 +18,25 @@ use zenoh::liveliness::LivelinessToken;
 use zenoh::pubsub::Subscriber;
 use zenoh::{Session, Wait};
 
-use super::bus::{Outlet, ask, bus_error, declare_alive, wait_alive, watch_alive};
+use super::bus::{JSON, Outlet, ask, bus_error, declare_alive};
+use super::choice::ticks_between;
 use super::clock::draw_nonce;
-use super::latency::Latency;
+use super::find::{ASK_TIMEOUT, find_policy};
+use super::held::{Held, Incoming};
+use super::robot::{Commanded, RobotConfig, pusht_file};
 use super::seam::{Picture, PolicyInfo, PolicyObs};
+use super::stages::LinkLatency;
 use super::stop::Stop;
-use crate::action::{Gate, GateConfig, Limit, Source, Verdict};
+use crate::action::{Executing, Executor, Gate, Joining, Reason, Source, Verdict};
 use crate::wire::{
-    self, Action, ActionChunkMsg, CameraImage, Congestion, Header, Keys, Observation, Qos, Role,
-    Time,
+    self, Action, ActionChunkMsg, Asks, CameraImage, Header, Keys, Observation, Qos, Time,
 };
 use crate::{Error, Result};
 
 /// Chunks that wait for the robot's loop; it takes them in once a tick at least.
 const QUEUE: usize = 64;
-/// How often the wait for a policy looks at the stop flag.
-const STOP_PERIOD: Duration = Duration::from_millis(100);
-/// Deadline of one question to the policy.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Chunks in a row with a value that is not finite after which the gate latches.
-const LATCH_AFTER: u32 = 10;
-
-/// What a robot is, to the gate and to the bus.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RobotConfig {
-    /// Robot id, the second chunk of every key.
-    pub robot: String,
-    /// `Sim` or `Executor`.
-    pub role: Role,
-    /// One limit for each value of an action. Mandatory.
-    pub limits: Vec<Limit>,
-    /// How far outside its limits a value may lie and still be clamped, as a share of the range.
-    pub overshoot: f32,
-    /// Oldest observation that an action may answer, and longest silence, in ticks; but at least
-    /// two more than the rows that the policy wants executed from a chunk.
-    pub max_obs_age: u64,
-    /// What happens to an observation when the link is full. `Drop` for a robot: nothing may stall
-    /// its loop. `Block` for a simulator in lockstep: nothing may be lost, and it has time.
-    pub congestion: Congestion,
-    /// The task in words; may be empty.
-    pub task: String,
-}
-
-impl RobotConfig {
-    /// PushT's agent: targets in [0, 512] px in both axes, no limit on the step (the physics has a
-    /// PD controller), a second of memory at 10 Hz.
-    pub fn pusht() -> Self {
-        let limit = Limit { lo: 0.0, hi: 512.0, max_step: None };
-        Self {
-            robot: "pusht".to_owned(),
-            role: Role::Sim,
-            limits: vec![limit; 2],
-            overshoot: 0.1,
-            max_obs_age: 10,
-            congestion: Congestion::Drop,
-            task: "push the T onto the goal".to_owned(),
-        }
-    }
-}
+/// Longest wait for the chunk of the warm-up.
+const WARM_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A picture as the wire has it.
 fn image(picture: Picture) -> Result<CameraImage> {
@@ -92,73 +53,32 @@ fn image(picture: Picture) -> Result<CameraImage> {
     })
 }
 
-/// What the robot measured, on its own clock.
-#[derive(Debug, Clone)]
-pub struct LinkLatency {
-    /// Inference as the chunks report it.
-    pub inference: Latency,
-    /// From putting an observation to having its chunk, less the reported inference.
-    pub overhead: Latency,
-    /// From putting an observation to commanding the first row of its chunk.
-    pub end_to_end: Latency,
-}
-
-impl LinkLatency {
-    /// Empty.
-    ///
-    /// # Errors
-    /// As [`Latency::new`].
-    pub fn new() -> Result<Self> {
-        let empty = Latency::new()?;
-        Ok(Self { inference: empty.clone(), overhead: empty.clone(), end_to_end: empty })
-    }
-
-    /// Adds all samples of another.
-    pub fn merge(&mut self, other: &Self) {
-        self.inference.merge(&other.inference);
-        self.overhead.merge(&other.overhead);
-        self.end_to_end.merge(&other.end_to_end);
-    }
-}
-
-/// What the robot did at one tick.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Commanded {
-    /// The tick.
-    pub tick: u64,
-    /// `[dim]`, robot units.
-    pub action: Vec<f32>,
-    /// Row of a chunk, or hold.
-    pub source: Source,
-}
-
-impl Commanded {
-    /// Whether the robot held its last command for want of a valid chunk.
-    pub fn is_hold(&self) -> bool {
-        matches!(self.source, Source::Hold)
-    }
-}
-
-struct Incoming {
-    encoding: String,
-    bytes: Vec<u8>,
-    at: Instant,
+/// The observation that a chunk was asked for last.
+struct Asked {
+    obs_seq: u64,
+    put_at: Instant,
+    /// Its chunk came; it may still be held back.
+    came: bool,
+    /// Its first row was commanded.
+    commanded: bool,
 }
 
 /// The robot's end of the bus: observe, take in, act.
 pub struct RobotLink {
+    session: Session,
     keys: Keys,
     info: PolicyInfo,
     task: String,
+    joining: Joining,
+    executor: Executor,
     gate: Gate,
-    session: u64,
+    nonce: u64,
     tick: u64,
     observations: u64,
     episode: u32,
     step: u32,
-    observed_at: Instant,
-    /// Whether a chunk for the observation of this tick was taken.
-    fresh: bool,
+    asked: Option<Asked>,
+    held: Held,
     latency: LinkLatency,
     incoming: Receiver<Incoming>,
     overflow: Arc<AtomicU64>,
@@ -174,8 +94,9 @@ impl RobotLink {
     /// `position` is where the robot stands, `[dim]` in robot units.
     ///
     /// # Errors
-    /// No policy within `timeout`; one whose actions have another dimension; impossible limits;
-    /// `stop` was set.
+    /// No policy within `timeout`; one whose actions have another dimension, whose chunks cannot be
+    /// joined as was chosen, or come too seldom for the robot's heartbeat; impossible limits; `stop`
+    /// was set.
     pub fn connect(
         session: &Session,
         config: &RobotConfig,
@@ -184,6 +105,10 @@ impl RobotLink {
         stop: &Stop,
     ) -> Result<Self> {
         let keys = Keys::new(&config.robot)?;
+        let file = match &config.file {
+            Some(file) => file.clone(),
+            None => pusht_file()?,
+        };
         let (sender, incoming) = sync_channel(QUEUE);
         let overflow = Arc::new(AtomicU64::new(0));
         let lost = Arc::clone(&overflow);
@@ -211,40 +136,49 @@ impl RobotLink {
 
         // Our subscriber is declared before the question: who answers it knows where chunks go.
         let info = find_policy(session, &keys, timeout, stop)?;
-        if info.action_dim != config.limits.len() {
+        if info.action_dim != file.joints.len() {
             return Err(Error::Invalid(format!(
                 "policy {:?} answers {} values an action, the robot {:?} takes {}",
                 info.name,
                 info.action_dim,
-                config.robot,
-                config.limits.len()
+                file.name,
+                file.joints.len()
             )));
         }
-        let session_nonce = draw_nonce();
-        let age = config.max_obs_age.max(info.n_action_steps as u64 + 2);
-        let gate_config = GateConfig {
-            session: session_nonce,
-            limits: config.limits.clone(),
-            max_horizon: info.horizon,
-            max_obs_age: age,
-            heartbeat: age,
-            overshoot: config.overshoot,
-            latch_after: LATCH_AFTER,
-        };
-        // A run before ours may still be the one that the policy listens to.
-        ask(session, &keys.policy_reset(), Some(b"{}".to_vec()), ASK_TIMEOUT)?;
-        Ok(Self {
-            gate: Gate::new(gate_config, position)?,
+        let joining = config.joining.apply(info.joining, info.horizon)?;
+        let nonce = draw_nonce();
+        let gate = file.gate(nonce, info.horizon, joining.join(info.n_action_steps))?;
+        let between = ticks_between(&joining, info.horizon, info.n_action_steps);
+        if between > gate.heartbeat.min(gate.max_obs_age) {
+            return Err(Error::Invalid(format!(
+                "a chunk every {between} ticks, as joining {:?} with {} rows executed of {} asks for it, and \
+                 the robot {:?} holds after {} ticks without one: lower n_action_steps \
+                 (--n-action-steps), or raise heartbeat_s and max_obs_age_s in its robot file",
+                joining.mode.name(),
+                joining.n_action_steps.unwrap_or(info.n_action_steps),
+                info.horizon,
+                file.name,
+                gate.heartbeat.min(gate.max_obs_age)
+            )));
+        }
+        // One request that is lost shall not make the robot hold.
+        let patience = gate.heartbeat.div_ceil(2);
+        let executor = Executor::new(joining, info.horizon, info.n_action_steps, patience)?;
+        let link = Self {
+            session: session.clone(),
+            gate: Gate::new(gate, position)?,
             keys,
             info,
             task: config.task.clone(),
-            session: session_nonce,
+            joining,
+            executor,
+            nonce,
             tick: 0,
             observations: 0,
             episode: 0,
             step: 0,
-            observed_at: Instant::now(),
-            fresh: false,
+            asked: None,
+            held: Held::new(config.delay),
             latency: LinkLatency::new()?,
             incoming,
             overflow,
@@ -252,7 +186,29 @@ impl RobotLink {
             action,
             _chunks: chunks,
             _alive: alive,
-        })
+        };
+        // A run before ours may still be the one that the policy listens to.
+        link.reset_policy()?;
+        Ok(link)
+    }
+
+    fn reset_policy(&self) -> Result<()> {
+        let payload = Some((b"{}".to_vec(), JSON));
+        ask(&self.session, &self.keys.policy_reset(), payload, ASK_TIMEOUT).map(|_| ())
+    }
+
+    /// Asks for one chunk that nobody plays or counts, so that the first one that is played is not the
+    /// slow one. True if it came.
+    ///
+    /// # Errors
+    /// A value that is not finite, a picture too large, a closed session, or a refusal in the policy's words.
+    pub fn warm_up(&self, seen: PolicyObs) -> Result<bool> {
+        let message = self.message(seen)?;
+        let payload = Some((message.encode()?, wire::OBSERVATION.encoding));
+        let answer = ask(&self.session, &self.keys.infer(), payload, WARM_UP_TIMEOUT);
+        // The policy has this tick in its history now, where the run shall begin.
+        self.reset_policy()?;
+        answer.map(|answer| answer.is_some())
     }
 
     /// Starts an episode with the robot standing at `position`; nothing older is played in it.
@@ -261,24 +217,52 @@ impl RobotLink {
     /// A position that is not finite or out of limits.
     pub fn start_episode(&mut self, episode: u32, position: &[f32]) -> Result<()> {
         self.gate.reset(position)?;
+        self.executor.reset();
+        self.asked = None;
+        self.held.clear();
         self.episode = episode;
         self.step = 0;
         Ok(())
     }
 
-    /// Puts the observation of this tick; returns whether a chunk is due for it, by the policy's
-    /// own replanning interval.
+    /// Takes in what came, and puts the observation of this tick; returns whether it asks for a chunk.
     ///
     /// # Errors
-    /// A value that is not finite, or a closed session.
+    /// A value that is not finite, a picture too large, or a closed session.
     pub fn observe(&mut self, seen: PolicyObs) -> Result<bool> {
+        self.take_in();
+        let mut message = self.message(seen)?;
+        let obs_seq = message.seq;
+        let timeline = self.gate.timeline();
+        let ask = self.executor.ask(timeline, obs_seq, self.tick);
+        message.request = Asks::Nothing;
+        if let Some(ask) = ask {
+            message.request = Asks::Chunk;
+            message.expected_delay = u16::try_from(ask.expected_delay).unwrap_or(u16::MAX);
+            // Only a policy that continues chunks has a use for it.
+            if self.joining.mode.form().is_some() {
+                message.left_over = timeline.left_over(self.tick).flatten().copied().collect();
+            }
+        }
+        let bytes = message.encode()?;
+        self.observations = obs_seq;
+        self.gate.observed(obs_seq, self.tick);
+        if ask.is_some() {
+            let put_at = Instant::now();
+            self.asked = Some(Asked { obs_seq, put_at, came: false, commanded: false });
+        }
+        self.observation.put(bytes)?;
+        Ok(ask.is_some())
+    }
+
+    /// The next observation, but for what it asks.
+    fn message(&self, seen: PolicyObs) -> Result<Observation> {
         let executing = self.gate.executing(self.tick);
-        self.observations += 1;
-        let message = Observation {
+        Ok(Observation {
             header: Header { stamp: Time::now(), frame_id: self.keys.robot().to_owned() },
-            session: self.session,
+            session: self.nonce,
             tick: self.tick,
-            seq: self.observations,
+            seq: self.observations + 1,
             episode: self.episode,
             step: self.step,
             task: self.task.clone(),
@@ -287,37 +271,44 @@ impl RobotLink {
             images: seen.images.into_iter().map(image).collect::<Result<_>>()?,
             executing_chunk: executing.chunk_seq,
             executing_index: executing.index,
+            request: Asks::Chunk,
             ..Observation::default()
-        };
-        let due = super::inbox::wants_chunk(&message, &self.info);
-        let bytes = message.encode()?;
-        self.gate.observed(self.observations, self.tick);
-        self.fresh = false;
-        self.observed_at = Instant::now();
-        self.observation.put(bytes)?;
-        Ok(due)
+        })
     }
 
     /// Takes in what came, without waiting.
     pub fn take_in(&mut self) {
         while let Ok(incoming) = self.incoming.try_recv() {
-            self.offer(&incoming);
+            self.receive(incoming);
+        }
+        self.release();
+    }
+
+    /// Takes in what comes until the chunk that was asked for is there, or `deadline`; returns whether it
+    /// came. With a delay in ticks it is held back all the same.
+    pub fn wait_chunk(&mut self, deadline: Instant) -> bool {
+        loop {
+            self.release();
+            let came = self.asked.as_ref().is_none_or(|asked| asked.came);
+            if came && self.held.next_time().is_none() {
+                return true;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return false;
+            }
+            let until = self.held.next_time().map_or(deadline, |at| deadline.min(at));
+            match self.incoming.recv_timeout(until.saturating_duration_since(now)) {
+                Ok(incoming) => self.receive(incoming),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
         }
     }
 
-    /// Takes in what comes until a chunk for this tick's observation is taken, or `deadline`;
-    /// returns whether one was.
-    pub fn wait_chunk(&mut self, deadline: Instant) -> bool {
-        loop {
-            if self.fresh {
-                return true;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.incoming.recv_timeout(left) {
-                Ok(incoming) => self.offer(&incoming),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
-            }
-        }
+    /// Gives up the chunk that was asked for, so that the next tick asks again.
+    pub fn give_up(&mut self) {
+        self.executor.reset();
     }
 
     /// Commands this tick's action, puts what was commanded, and goes on to the next tick.
@@ -325,19 +316,37 @@ impl RobotLink {
     /// # Errors
     /// A closed session; the command was still chosen by the gate.
     pub fn act(&mut self) -> Result<Commanded> {
-        let command = self.gate.step(self.tick);
-        let source = command.source;
+        self.act_with(&mut |_, _| {})
+    }
+
+    /// As [`RobotLink::act`] for a robot with several commands a tick: `command` gets the number and the
+    /// action of each, in time or not is its own affair. The last one is what is put.
+    ///
+    /// # Errors
+    /// As [`RobotLink::act`].
+    pub fn act_with(&mut self, command: &mut dyn FnMut(u32, &[f32])) -> Result<Commanded> {
+        let last = self.gate.config().commands_per_tick.saturating_sub(1);
+        for sub in 0..last {
+            command(sub, self.gate.step_at(self.tick, sub).action);
+        }
+        let commanded = self.gate.step_at(self.tick, last);
+        command(last, commanded.action);
+        let source = commanded.source;
         let executing = source.executing();
         let message = Action {
             stamp: Time::now(),
             tick: self.tick,
             chunk_seq: executing.chunk_seq,
             index: executing.index,
-            action: command.action.to_vec(),
+            action: commanded.action.to_vec(),
         };
         let sent = self.action.put(message.encode()?);
-        if self.fresh {
-            self.latency.end_to_end.record(self.observed_at.elapsed());
+        if let (Some(asked), Source::Chunk(row)) = (&mut self.asked, source)
+            && row.obs_seq == asked.obs_seq
+            && !asked.commanded
+        {
+            asked.commanded = true;
+            self.latency.end_to_end.record(asked.put_at.elapsed());
         }
         let commanded = Commanded { tick: self.tick, action: message.action, source };
         self.tick += 1;
@@ -345,32 +354,85 @@ impl RobotLink {
         sent.map(|()| commanded)
     }
 
-    fn offer(&mut self, incoming: &Incoming) {
-        let verdict = wire::offer(&mut self.gate, &incoming.encoding, &incoming.bytes, self.tick);
-        match verdict {
-            Verdict::Accepted { .. } => {
-                let answers_now =
-                    self.gate.timeline().plan().is_some_and(|plan| plan.obs_tick == self.tick);
-                if answers_now {
-                    self.fresh = true;
-                    self.measure(incoming);
-                }
-            }
-            Verdict::Rejected(reason) => tracing::debug!("chunk refused: {}", reason.name()),
+    /// Measures a chunk that came, and offers it when it was held back long enough.
+    fn receive(&mut self, incoming: Incoming) {
+        let tick = self.measure(&incoming);
+        // What is no answer to us cannot be dated; the gate refuses it whenever it comes.
+        self.held.push(tick.unwrap_or(self.tick), incoming);
+        self.release();
+    }
+
+    /// Offers what was held back long enough, in the order in which it came.
+    fn release(&mut self) {
+        while let Some(incoming) = self.held.pop(self.tick, Instant::now()) {
+            self.offer(&incoming);
         }
     }
 
-    fn measure(&mut self, incoming: &Incoming) {
-        let Ok(message) = ActionChunkMsg::decode(&incoming.bytes) else { return };
-        let inference = Duration::try_from_secs_f32(message.infer_ms / 1e3).unwrap_or_default();
-        let total = incoming.at.saturating_duration_since(self.observed_at);
-        self.latency.inference.record(inference);
-        self.latency.overhead.record(total.saturating_sub(inference));
+    fn offer(&mut self, incoming: &Incoming) {
+        let verdict = wire::offer(&mut self.gate, &incoming.encoding, &incoming.bytes, self.tick);
+        let answered = match verdict {
+            Verdict::Accepted { .. } => {
+                self.gate.timeline().plan().map(|p| (p.obs_seq, p.obs_tick))
+            }
+            Verdict::Rejected(reason) => {
+                tracing::debug!("chunk refused: {}", reason.name());
+                // An answer that is of no use is an answer: a request need not wait to be lost.
+                let answer = ActionChunkMsg::decode(&incoming.bytes).ok();
+                answer.filter(|m| m.chunk.session == self.nonce).and_then(|m| {
+                    let late = [Reason::Expired, Reason::StaleObservation, Reason::Discontinuous];
+                    late.contains(&reason).then_some((m.chunk.obs_seq, m.chunk.obs_tick))
+                })
+            }
+        };
+        if let Some((obs_seq, obs_tick)) = answered {
+            let consumed = self.gate.timeline().played(obs_tick, self.tick);
+            self.executor.answered(obs_seq, self.tick, consumed, false);
+        }
     }
 
-    /// The policy that answers.
+    /// Notes whether this is what was asked for, and its latencies; the tick that it answers, if it is
+    /// this robot's.
+    fn measure(&mut self, incoming: &Incoming) -> Option<u64> {
+        let message = ActionChunkMsg::decode(&incoming.bytes).ok()?;
+        let chunk = &message.chunk;
+        if chunk.session != self.nonce {
+            return None;
+        }
+        if let Some(asked) = &mut self.asked
+            && asked.obs_seq == chunk.obs_seq
+            && !asked.came
+        {
+            asked.came = true;
+            let way = incoming.at.saturating_duration_since(asked.put_at);
+            self.latency.answered(&message, way);
+        }
+        Some(chunk.obs_tick)
+    }
+
+    /// Notes how long looking and putting took.
+    pub fn observed_in(&mut self, time: Duration) {
+        self.latency.observe.record(time);
+    }
+
+    /// Whether nothing is left to play: the robot holds this tick unless a chunk comes.
+    pub fn is_starved(&self) -> bool {
+        self.gate.executing(self.tick) == Executing::NOTHING
+    }
+
+    /// Whether a chunk is held back.
+    pub fn is_held_back(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// The policy that answered at the start.
     pub fn info(&self) -> &PolicyInfo {
         &self.info
+    }
+
+    /// How chunks are joined.
+    pub fn joining(&self) -> &Joining {
+        &self.joining
     }
 
     /// The gate: its state, counters, plan and setpoint.
@@ -385,7 +447,7 @@ impl RobotLink {
 
     /// This run's nonce.
     pub fn session(&self) -> u64 {
-        self.session
+        self.nonce
     }
 
     /// The tick that comes next.
@@ -396,7 +458,7 @@ impl RobotLink {
     /// Latencies since the last call.
     ///
     /// # Errors
-    /// As [`Latency::new`].
+    /// As [`Latency::new`](super::Latency::new).
     pub fn take_latency(&mut self) -> Result<LinkLatency> {
         Ok(std::mem::replace(&mut self.latency, LinkLatency::new()?))
     }
@@ -416,36 +478,4 @@ impl RobotLink {
         }
         endings
     }
-}
-
-/// Waits for a policy's liveliness token and asks it what it is.
-fn find_policy(
-    session: &Session,
-    keys: &Keys,
-    timeout: Duration,
-    stop: &Stop,
-) -> Result<PolicyInfo> {
-    let watch = watch_alive(session, &keys.alive_any(Role::Policy))?;
-    let deadline = Instant::now() + timeout;
-    while Instant::now() < deadline {
-        if stop.is_set() {
-            return Err(Error::Bus("interrupted while waiting for a policy".to_owned()));
-        }
-        if !wait_alive(&watch, deadline.min(Instant::now() + STOP_PERIOD))? {
-            continue;
-        }
-        // The token may have outlived its owner by a moment: no answer means wait for the next.
-        if let Some(bytes) = ask(session, &keys.info(), None, ASK_TIMEOUT)? {
-            let info: PolicyInfo = serde_json::from_slice(&bytes)
-                .map_err(|error| Error::Bus(format!("{}: {error}", keys.info())))?;
-            info.validate()?;
-            return Ok(info);
-        }
-    }
-    Err(Error::Bus(format!(
-        "no policy answers on {} after {:.1} s: start `pathline serve --policy DIR`, and check that \
-         both sides use the same endpoint (-e here, -l there) and robot",
-        keys.info(),
-        timeout.as_secs_f64()
-    )))
 }

@@ -30,7 +30,6 @@ use super::seam::{Camera, ChunkPolicy, PolicyInfo};
 use super::status::{Calls, Ledger, NodeState, NodeStatus};
 use super::stop::Stop;
 use super::worker::{Seat, TraceSink, Worker};
-use crate::action::Joining;
 use crate::wire::{self, Keys, Qos, Role};
 use crate::{Error, Result};
 
@@ -47,15 +46,13 @@ pub struct ServeOptions {
     pub robots: Vec<String>,
     /// Seed of the noise.
     pub seed: u64,
-    /// How chunks are joined, instead of as the policy says.
-    pub joining: Option<Joining>,
     /// Where the sampler's intermediate states go, if somebody draws them.
     pub trace: Option<TraceSink>,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { robots: vec!["pusht".to_owned()], seed: 0, joining: None, trace: None }
+        Self { robots: vec!["pusht".to_owned()], seed: 0, trace: None }
     }
 }
 
@@ -94,8 +91,7 @@ impl PolicyNode {
         policy: Box<dyn ChunkPolicy>,
         options: ServeOptions,
     ) -> Result<Self> {
-        let mut info = policy.info();
-        info.joining = options.joining.unwrap_or(info.joining);
+        let info = policy.info();
         info.validate()?;
         check_robots(&options.robots)?;
         let (bell, calls) = (Arc::new(Bell::default()), Arc::new(Calls::default()));

@@ -1,34 +1,28 @@
 //! The simulator node: PushT behind the same keys, gate and timeline as a robot.
 //!
-//! Lockstep: as fast as the policy answers; it waits, with a deadline, only on ticks for which a
-//! chunk is due. Real time: a tick every 100 ms on an absolute grid; a fresh chunk has half a tick
-//! to come, else the older chunk's row of this tick is played, else the last command is held. A late
-//! tick skips to the next grid point; ticks never burst.
+//! Lockstep: as fast as the policy answers; it waits, with a deadline, only on ticks that ask for a chunk.
+//! Real time: a tick every 100 ms on an absolute grid; the robot goes on with what it has while a chunk is
+//! made, and only if it has nothing left it waits, for half a tick. A late tick skips to the next grid
+//! point; ticks never burst.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pathline_sim::pusht::{Outcome, PushT, render};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zenoh::Session;
 
 use super::bus::{JSON, Outlet};
 use super::latency::LatencySummary;
-use super::link::{Commanded, LinkLatency, RobotConfig, RobotLink};
+use super::link::RobotLink;
+use super::pace::{Clock, Pace};
+use super::robot::{Commanded, Delay, RobotConfig, pusht_file};
+use super::run_report::{EpisodeReport, RunReport};
 use super::seam::{Picture, PolicyInfo, PolicyObs};
+use super::stages::LinkLatency;
 use super::stop::Stop;
+use crate::action::Smoothness;
 use crate::wire::{Congestion, Qos};
 use crate::{Error, Result};
-
-/// Who sets the pace of the ticks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    /// The policy: every due chunk is waited for.
-    Lockstep,
-    /// The wall clock, at PushT's 10 Hz.
-    Realtime,
-}
 
 /// What a run of episodes is started with.
 #[derive(Debug, Clone)]
@@ -43,6 +37,8 @@ pub struct SimOptions {
     pub max_steps: usize,
     /// Who sets the pace.
     pub pace: Pace,
+    /// Time that every chunk is held back after it came: simulated in lockstep, else by the wall clock.
+    pub latency: Duration,
     /// Longest wait for a due chunk in lockstep; then the robot holds for this tick.
     pub chunk_timeout: Duration,
     /// Longest wait for a policy at the start.
@@ -59,82 +55,12 @@ impl Default for SimOptions {
             seed: 0,
             max_steps: PushT::MAX_STEPS,
             pace: Pace::Lockstep,
+            latency: Duration::ZERO,
             chunk_timeout: Duration::from_secs(1),
             policy_timeout: Duration::from_secs(30),
             give_up_after: Duration::from_secs(20),
         }
     }
-}
-
-/// One episode in figures.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EpisodeReport {
-    /// Its number in the run, from 0.
-    pub episode: u32,
-    /// Seed of its reset.
-    pub seed: u64,
-    /// Coverage passed 0.95.
-    pub success: bool,
-    /// Steps taken.
-    pub steps: usize,
-    /// Largest reward.
-    pub max_reward: f64,
-    /// Sum of rewards.
-    pub sum_reward: f64,
-    /// Steps at which the robot held for want of a valid chunk.
-    pub holds: u64,
-    /// Chunks that came in time.
-    pub chunks: u64,
-    /// Inference as the chunks report it.
-    pub inference: LatencySummary,
-    /// Observation to chunk, less the inference.
-    pub overhead: LatencySummary,
-}
-
-/// How well the ticks kept their time.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Cadence {
-    /// The rate that was asked for; 0 in lockstep.
-    pub target_hz: f64,
-    /// Ticks per second that were reached.
-    pub rate_hz: f64,
-    /// Ticks.
-    pub ticks: u64,
-    /// Ticks whose command left later than one period after the tick began.
-    pub late: u64,
-    /// Grid points that were skipped after a late tick.
-    pub skipped: u64,
-}
-
-/// A run in figures; LeRobot's names where it has them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunReport {
-    /// Share of successful episodes, in percent.
-    pub pc_success: f64,
-    /// Mean over episodes of the largest reward.
-    pub avg_max_reward: f64,
-    /// Mean over episodes of the sum of rewards.
-    pub avg_sum_reward: f64,
-    /// Wall time of the episodes, in seconds.
-    pub eval_s: f64,
-    /// Wall time per episode.
-    pub eval_ep_s: f64,
-    /// Finished episodes.
-    pub n_episodes: usize,
-    /// Each of them.
-    pub episodes: Vec<EpisodeReport>,
-    /// Inference as the chunks report it.
-    pub inference: LatencySummary,
-    /// Observation to chunk, less the inference.
-    pub overhead: LatencySummary,
-    /// Observation to command.
-    pub end_to_end: LatencySummary,
-    /// Ticks.
-    pub cadence: Cadence,
-    /// How every chunk that came ended.
-    pub chunks: BTreeMap<String, u64>,
-    /// Ended by the stop flag before all episodes were done.
-    pub interrupted: bool,
 }
 
 /// What an observer of the run sees after each step.
@@ -189,13 +115,40 @@ pub fn run(
         Pace::Lockstep => Congestion::Block,
         Pace::Realtime => Congestion::Drop,
     };
+    let file = match &options.robot.file {
+        Some(file) => file.clone(),
+        None => pusht_file()?,
+    };
+    if file.control_hz != PushT::CONTROL_HZ {
+        return Err(Error::Invalid(format!(
+            "robot {:?}: expected control_hz = {} as PushT has it, got {}",
+            file.name,
+            PushT::CONTROL_HZ,
+            file.control_hz
+        )));
+    }
+    let delay = match options.pace {
+        _ if options.latency.is_zero() => Delay::None,
+        // A chunk that comes within a tick is of use at the next one.
+        Pace::Lockstep => {
+            Delay::Ticks((options.latency.as_secs_f64() * PushT::CONTROL_HZ - 1e-9).ceil() as u64)
+        }
+        Pace::Realtime => Delay::Wall(options.latency),
+    };
+    let config = RobotConfig { congestion, delay, file: Some(file), ..options.robot.clone() };
     let link = RobotLink::connect(
         session,
-        &RobotConfig { congestion, ..options.robot.clone() },
+        &config,
         &to_f32(&first.agent_pos()),
         options.policy_timeout,
         stop,
     )?;
+    match link.warm_up(seen(&first, link.info())) {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("the policy did not answer the warm-up in time"),
+        // A policy that fails is the run's affair: the robot holds, and the run says so.
+        Err(error) => tracing::warn!("the warm-up failed: {error}"),
+    }
     observer(Event::Connected(link.info()));
     let state = Outlet::declare(session, &link.keys().sim_state(), JSON, Qos::SIM_STATE)?;
     let mut runner = Runner {
@@ -206,7 +159,9 @@ pub fn run(
         clock: Clock::new(options.pace),
         missed: 0,
         heard: Instant::now(),
+        taken: 0,
         total: LinkLatency::new()?,
+        smoothness: Smoothness::default(),
     };
     let started = Instant::now();
     let mut episodes = Vec::new();
@@ -233,6 +188,10 @@ pub fn run(
         overhead: runner.total.overhead.summary(),
         end_to_end: runner.total.end_to_end.summary(),
         cadence,
+        stages: runner.total.stages(),
+        smoothness: runner.smoothness.summary(),
+        joining: *runner.link.joining(),
+        latency_ms: options.latency.as_secs_f64() * 1e3,
         chunks: runner.link.endings(),
         interrupted,
         episodes,
@@ -261,11 +220,14 @@ struct Runner<'a> {
     options: &'a SimOptions,
     stop: &'a Stop,
     clock: Clock,
-    /// Due chunks in a row that did not come.
+    /// Ticks in a row with nothing to play and no chunk.
     missed: u32,
     /// When the last one came.
     heard: Instant,
+    /// Chunks taken until now.
+    taken: u64,
     total: LinkLatency,
+    smoothness: Smoothness,
 }
 
 impl Runner<'_> {
@@ -278,6 +240,7 @@ impl Runner<'_> {
         let seed = self.options.seed.wrapping_add(u64::from(number));
         let mut env = PushT::reset(seed);
         self.link.start_episode(number, &to_f32(&env.agent_pos()))?;
+        self.smoothness.reset();
         let mut report = EpisodeReport {
             episode: number,
             seed,
@@ -295,16 +258,13 @@ impl Runner<'_> {
                 self.absorb_latency()?;
                 return Ok(None);
             }
-            let due = self.link.observe(seen(&env, self.link.info()))?;
-            if due {
-                let in_time = self.link.wait_chunk(self.chunk_deadline());
-                report.chunks += u64::from(in_time);
-                self.count_missed(in_time)?;
-            } else {
-                self.link.take_in();
-            }
+            let begun = Instant::now();
+            let asked = self.link.observe(seen(&env, self.link.info()))?;
+            self.link.observed_in(begun.elapsed());
+            report.chunks += self.receive(asked)?;
             let commanded = self.link.act()?;
             self.clock.commanded();
+            self.smoothness.add(&commanded.action, &commanded.source);
             report.holds += u64::from(commanded.is_hold());
             let outcome = env.step(to_f64(&commanded.action)?);
             report.sum_reward += outcome.reward;
@@ -343,12 +303,33 @@ impl Runner<'_> {
         }
     }
 
-    fn count_missed(&mut self, in_time: bool) -> Result<()> {
-        if in_time {
-            (self.missed, self.heard) = (0, Instant::now());
-            return Ok(());
+    /// Waits for what was asked, where this pace waits, and takes in what came: the number of chunks taken.
+    ///
+    /// # Errors
+    /// None came for too long.
+    fn receive(&mut self, asked: bool) -> Result<u64> {
+        let starved = self.link.is_starved();
+        let waits = asked && (starved || self.options.pace == Pace::Lockstep);
+        if !waits {
+            self.link.take_in();
+        } else if !self.link.wait_chunk(self.chunk_deadline())
+            && self.options.pace == Pace::Lockstep
+        {
+            // It had all the time there is: the next tick asks again.
+            self.link.give_up();
         }
-        self.missed += 1;
+        let taken = self.link.gate().counters().accepted;
+        let new = taken - std::mem::replace(&mut self.taken, taken);
+        if new > 0 || self.link.is_held_back() || !starved {
+            (self.missed, self.heard) = (0, Instant::now());
+        } else {
+            self.missed += 1;
+            self.check_silence()?;
+        }
+        Ok(new)
+    }
+
+    fn check_silence(&self) -> Result<()> {
         if self.heard.elapsed() < self.options.give_up_after {
             return Ok(());
         }
@@ -367,12 +348,8 @@ impl Runner<'_> {
     fn plan_from(&self, tick: u64) -> Option<(u64, Vec<[f64; 2]>)> {
         let timeline = self.link.gate().timeline();
         let plan = timeline.plan()?;
-        let first = timeline.index(tick)?;
-        let rows = (first..plan.horizon)
-            .filter_map(|i| timeline.row(i))
-            .filter_map(|row| to_f64(row).ok())
-            .collect();
-        Some((plan.obs_tick, rows))
+        let rows: Vec<_> = timeline.left_over(tick).filter_map(|row| to_f64(row).ok()).collect();
+        (!rows.is_empty()).then_some((plan.obs_tick, rows))
     }
 
     fn put_state(&self, env: &PushT, report: &EpisodeReport, outcome: &Outcome, tick: u64) {
@@ -388,69 +365,6 @@ impl Runner<'_> {
         });
         if let Err(error) = self.state.put(state.to_string().into_bytes()) {
             tracing::debug!("{error}");
-        }
-    }
-}
-
-/// The grid of ticks.
-struct Clock {
-    pace: Pace,
-    period: Duration,
-    tick_start: Instant,
-    next: Option<Instant>,
-    ticks: u64,
-    late: u64,
-    skipped: u64,
-}
-
-impl Clock {
-    fn new(pace: Pace) -> Self {
-        let period = Duration::from_secs_f64(1.0 / PushT::CONTROL_HZ);
-        let now = Instant::now();
-        Self { pace, period, tick_start: now, next: None, ticks: 0, late: 0, skipped: 0 }
-    }
-
-    /// Waits for the next tick; true if the run shall stop instead.
-    fn wait(&mut self, stop: &Stop) -> bool {
-        if self.pace == Pace::Lockstep {
-            self.tick_start = Instant::now();
-            self.ticks += 1;
-            return stop.is_set();
-        }
-        let now = Instant::now();
-        let mut at = self.next.unwrap_or(now);
-        // Grid points that passed entirely are skipped: no burst after a late tick.
-        while at + self.period <= now {
-            at += self.period;
-            self.skipped += 1;
-        }
-        if stop.wait_timeout(at.saturating_duration_since(now)) {
-            return true;
-        }
-        self.tick_start = at;
-        self.next = Some(at + self.period);
-        self.ticks += 1;
-        false
-    }
-
-    /// The command of this tick has left.
-    fn commanded(&mut self) {
-        if self.pace == Pace::Realtime && self.tick_start.elapsed() > self.period {
-            self.late += 1;
-        }
-    }
-
-    fn cadence(&self, elapsed: Duration) -> Cadence {
-        let target_hz = match self.pace {
-            Pace::Lockstep => 0.0,
-            Pace::Realtime => PushT::CONTROL_HZ,
-        };
-        Cadence {
-            target_hz,
-            rate_hz: self.ticks as f64 / elapsed.as_secs_f64().max(1e-9),
-            ticks: self.ticks,
-            late: self.late,
-            skipped: self.skipped,
         }
     }
 }

@@ -39,6 +39,13 @@ impl ServoPolicy {
             step: 10.0,
         }
     }
+
+    /// The same, whose chunks are joined so. It continues no chunk, whatever this says.
+    #[must_use]
+    pub fn with_joining(mut self, joining: Joining) -> Self {
+        self.info.joining = joining;
+        self
+    }
 }
 
 impl ServoPolicy {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use pathline::node::{BusConfig, Place, Stop, open_private_hub};
 use pathline::wire::{Attachment, OBSERVATION, Observation};
+use zenoh::qos::CongestionControl;
 use zenoh::{Session, Wait};
 
 /// Longest wait for anything; a test that needs it has failed.
@@ -60,6 +61,8 @@ pub(crate) fn put(session: &Session, key: &str, encoding: &str, bytes: Vec<u8>) 
         .encoding(encoding)
         .attachment(attachment.encode().to_vec())
         .express(true)
+        // A robot drops; a test that counts what it put does not, however busy the machine is.
+        .congestion_control(CongestionControl::Block)
         .wait()
         .unwrap();
 }
