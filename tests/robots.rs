@@ -42,7 +42,7 @@ impl ChunkPolicy for Echo {
             entered.send(requests.len()).unwrap();
             go.recv_timeout(DEADLINE).unwrap();
         }
-        if requests.iter().any(|r| r.window.iter().any(|obs| obs.state[0] == POISON)) {
+        if requests.iter().any(|r| r.window.iter().any(|obs| (obs.state[0] - POISON).abs() == 0.0)) {
             return Err(pathline::Error::Invalid("poisoned".to_owned()));
         }
         let chunk = |r: &Request| {

@@ -21,7 +21,7 @@ pub struct Net {
 }
 
 enum Body {
-    Mlp(FlowMlp, Encoder),
+    Mlp(Box<FlowMlp>, Encoder),
     Unet(Box<UNet1d>, Encoder),
     Diffusion(Box<DiffusionNet>),
     Act(Box<ActNet>, Box<ActConfig>),
@@ -89,7 +89,7 @@ impl Net {
         Ok(match &config.network {
             Network::Mlp(mlp) => {
                 let shape = [config.horizon, action_dim];
-                Body::Mlp(FlowMlp::load(mlp, features, shape, vb)?, encoder)
+                Body::Mlp(Box::new(FlowMlp::load(mlp, features, shape, vb)?), encoder)
             }
             Network::Unet1d(unet) => {
                 if unet.action_dim != action_dim || unet.cond_dim != features {
