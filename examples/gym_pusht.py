@@ -79,7 +79,7 @@ class Reader:
 
 
 def pack_observation(o, state, environment_state):
-    """policy_msgs/Observation."""
+    """policy_msgs/Observation up to executing_index: who ends there asks by the policy's own rule."""
     w = Writer()
     now = time.time_ns()
     w.put("i", now // 10**9)

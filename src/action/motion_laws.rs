@@ -315,7 +315,7 @@ fn a_move_takes_hardly_longer_than_the_shortest() {
 }
 
 #[test]
-#[ignore = "needs 7 min of a core: every one of the 2^32 f32"]
+#[ignore = "needs 10 min of a core: every one of the 2^32 f32"]
 fn the_step_over_all_f32_near_a_limit() {
     sweep(1, 1..2);
 }
