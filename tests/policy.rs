@@ -1,4 +1,5 @@
 //! Policy folders that cannot be used, and the laws of inference.
+#![cfg(feature = "nn")]
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 mod support;

@@ -3,8 +3,6 @@
 #![cfg(feature = "nn")]
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
-mod support;
-
 use std::path::Path;
 
 use candle_core::{Device, Tensor};

@@ -1,7 +1,7 @@
 //! `pathline eval --study`: every way of joining chunks at every delay, as table, JSON and picture.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use pathline::action::{Joining, Mode};
@@ -75,8 +75,8 @@ impl Study<'_> {
             "cells": cells,
         });
         let text = serde_json::to_string_pretty(&about)? + "\n";
-        write(folder.join("latency.json"), &text)?;
-        write(folder.join("latency.md"), &self.page(&cells, latencies))?;
+        write(&folder.join("latency.json"), &text)?;
+        write(&folder.join("latency.md"), &self.page(&cells, latencies))?;
         draw(&cells, &folder.join("latency.png"))?;
         if as_json {
             println!("{}", serde_json::to_string(&about)?);
@@ -148,8 +148,8 @@ impl Cell {
     }
 }
 
-fn write(path: PathBuf, text: &str) -> anyhow::Result<()> {
-    fs::write(&path, text).with_context(|| path.display().to_string())
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| path.display().to_string())
 }
 
 /// Success and seam jump against the delay, a line a way.
