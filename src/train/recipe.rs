@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::OptimizerConfig;
-use super::samples::{Mirror, PrefixOffset};
+use super::samples::Mirror;
 use crate::flow::TimeLaw;
 use crate::policy::config::PolicyConfig;
 use crate::{Error, Result};
@@ -37,9 +37,6 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Law of the flow time.
     pub time_law: TimeLaw,
-    /// Where given rows lie, for a policy with `rtc_training_max_delay`.
-    #[serde(default)]
-    pub prefix_offset: PrefixOffset,
     /// Updates between log lines.
     pub log_freq: usize,
     /// Updates between checkpoints.
@@ -107,7 +104,6 @@ impl Recipe {
         self.policy.validate()?;
         self.optimizer.validate()?;
         self.train.time_law.validate()?;
-        self.train.prefix_offset.validate()?;
         let signature = self.policy.signature();
         if let Some((key, _)) = signature.cameras().next() {
             return Err(Error::Invalid(format!(

@@ -123,8 +123,7 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
         recipe.dataset.mirror.as_ref(),
         &objective,
         recipe.train.seed,
-    )
-    .with_prefix_offset(recipe.train.prefix_offset);
+    );
     let save = |adam: &AdamW| -> Result<PathBuf> {
         let (ema, state) = (adam.ema()?, adam.save_state()?);
         checkpoint::save(&root, adam.step(), recipe.train.keep_checkpoints, &state, &mut |dir| {

@@ -223,54 +223,6 @@ pub struct Batch {
     pub delay: Vec<usize>,
 }
 
-/// Given rows that lie beside what the demonstrator did, and a way back.
-///
-/// In demonstrations the given rows are always those that the rest follows from; what a robot is playing
-/// is not, since it was planned from an older observation. So the chunk is moved by one random offset in
-/// its given rows, which then decays: a network that follows it joins what is played and returns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PrefixOffset {
-    /// Standard deviation of the offset, robot units; 0 for none.
-    pub std: f32,
-    /// What is left of it from one row to the next after the given ones, 0 to 1.
-    pub decay: f32,
-}
-
-impl PrefixOffset {
-    /// Checks the numbers.
-    ///
-    /// # Errors
-    /// When one makes no sense.
-    pub fn validate(&self) -> Result<()> {
-        if !(self.std.is_finite() && self.std >= 0.0) {
-            let expected = "a finite number from 0";
-            return Err(Error::range("prefix_offset.std", expected, f64::from(self.std)));
-        }
-        if !(0.0..1.0).contains(&self.decay) {
-            let expected = "0 to less than 1";
-            return Err(Error::range("prefix_offset.decay", expected, f64::from(self.decay)));
-        }
-        Ok(())
-    }
-
-    /// Offsets of a chunk `[horizon, dim]` whose first `delay` rows are given; `size` is unit normal `[dim]`.
-    fn fill(&self, delay: usize, size: &[f32], offsets: &mut [f32]) {
-        if delay == 0 || self.std == 0.0 {
-            return;
-        }
-        let mut share = self.std;
-        for (row, offsets) in offsets.chunks_exact_mut(size.len()).enumerate() {
-            if row >= delay {
-                share *= self.decay;
-            }
-            for (offset, size) in offsets.iter_mut().zip(size) {
-                *offset = share * size;
-            }
-        }
-    }
-}
-
 /// Draws minibatches: every frame once an epoch, in an order that the seed and the epoch give.
 pub struct Sampler<'a> {
     demos: &'a Demonstrations,
@@ -279,7 +231,6 @@ pub struct Sampler<'a> {
     feature_len: usize,
     mask_padding: bool,
     max_delay: usize,
-    offset: PrefixOffset,
     objective: &'a Objective,
     processor: &'a Processor,
     mirror: Option<&'a Mirror>,
@@ -294,7 +245,6 @@ mod draw {
     pub(super) const TIME: u64 = 2;
     pub(super) const NOISE: u64 = 3;
     pub(super) const DELAY: u64 = 4;
-    pub(super) const OFFSET: u64 = 5;
 }
 
 impl<'a> Sampler<'a> {
@@ -314,19 +264,12 @@ impl<'a> Sampler<'a> {
             feature_len: feature_len(config),
             mask_padding: config.masks_padding(),
             max_delay: config.rtc_training_max_delay(),
-            offset: PrefixOffset::default(),
             objective,
             processor,
             mirror,
             noise: Noise::new(seed),
             epoch: None,
         }
-    }
-
-    /// With given rows that lie beside what the expert did.
-    #[must_use]
-    pub fn with_prefix_offset(self, offset: PrefixOffset) -> Self {
-        Self { offset, ..self }
     }
 
     /// The minibatch of `step`, the same whenever it is asked for.
@@ -346,14 +289,11 @@ impl<'a> Sampler<'a> {
             let frame = self.frame(global);
             let mirrored = self.noise.uniform(global, draw::MIRROR) < 0.5;
             let mirror = self.mirror.filter(|_| mirrored);
-            let mut offsets = vec![0.0; h * d];
             if self.max_delay > 0 {
                 let share = self.noise.uniform(global, draw::DELAY);
                 delay[i] = ((share * (self.max_delay + 1) as f64) as usize).min(self.max_delay);
-                let size = self.noise.normal(global, draw::OFFSET, d);
-                self.offset.fill(delay[i], &size, &mut offsets);
             }
-            self.push(frame, mirror, &offsets, &mut features, &mut actions, &mut mask);
+            self.push(frame, mirror, &mut features, &mut actions, &mut mask);
             let row = &mut noise[i * h * d..(i + 1) * h * d];
             self.noise.normal_into(global, draw::NOISE, row);
         }
@@ -382,7 +322,6 @@ impl<'a> Sampler<'a> {
         &self,
         frame: usize,
         mirror: Option<&Mirror>,
-        offsets: &[f32],
         features: &mut Vec<f32>,
         actions: &mut Vec<f32>,
         mask: &mut Vec<f32>,
@@ -424,9 +363,6 @@ impl<'a> Sampler<'a> {
         let chunk = &mut actions[start..];
         if let Some(mirror) = mirror {
             mirror.points(chunk);
-        }
-        for (action, offset) in chunk.iter_mut().zip(offsets) {
-            *action += offset;
         }
         self.processor.normalize_actions(&newest, chunk);
     }
