@@ -42,7 +42,10 @@ impl ChunkPolicy for Echo {
             entered.send(requests.len()).unwrap();
             go.recv_timeout(DEADLINE).unwrap();
         }
-        if requests.iter().any(|r| r.window.iter().any(|obs| (obs.state[0] - POISON).abs() == 0.0)) {
+        if requests
+            .iter()
+            .any(|r| r.window.iter().any(|obs| obs.state[0].to_bits() == POISON.to_bits()))
+        {
             return Err(pathline::Error::Invalid("poisoned".to_owned()));
         }
         let chunk = |r: &Request| {

@@ -46,13 +46,12 @@ pub(crate) fn table(report: &RunReport) -> String {
     };
     lines.push(format!("joining {}{added}  {} seams", report.joining.mode.name(), smooth.seams));
     lines.push(format!(
-        "seam jump mean {:.2} max {:.2}  step {:.2}  jerk {:.2}  held {:.1} % of {} ticks",
+        "seam jump mean {:.2} max {:.2}  step {:.2}  jerk {:.2}  held {:.1} %",
         smooth.seam_jump_mean,
         smooth.seam_jump_max,
         smooth.mean_step,
         smooth.jerk_mean,
-        100.0 * smooth.held_share,
-        smooth.ticks
+        100.0 * smooth.held_share
     ));
     let refused: Vec<String> = report
         .chunks
@@ -68,7 +67,7 @@ pub(crate) fn table(report: &RunReport) -> String {
 
 fn cadence(cadence: &Cadence) -> String {
     let share = 100.0 * cadence.late as f64 / cadence.ticks.max(1) as f64;
-    let budget = format!("over budget {}/{} ticks ({share:.1} %)", cadence.late, cadence.ticks);
+    let budget = format!("over budget {}/{} ({share:.1} %)", cadence.late, cadence.ticks);
     if cadence.target_hz > 0.0 {
         format!(
             "cadence {:.2} Hz of {:.0} Hz  {budget}  skipped {}",

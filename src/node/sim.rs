@@ -119,7 +119,7 @@ pub fn run(
         Some(file) => file.clone(),
         None => pusht_file()?,
     };
-    if (file.control_hz - PushT::CONTROL_HZ).abs() > 0.0 {
+    if (file.control_hz - PushT::CONTROL_HZ).abs() > 1e-9 {
         return Err(Error::Invalid(format!(
             "robot {:?}: expected control_hz = {} as PushT has it, got {}",
             file.name,
