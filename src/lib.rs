@@ -23,8 +23,8 @@
 //! α = 1 − t and σ = t, the velocity is noise − data, and sampling integrates from 1 to 0. A
 //! checkpoint that runs the other way is loaded with another `flow::Path`.
 //!
-//! **Ticks.** A chunk carries the tick of the observation it answers; row i belongs to that tick + i.
-//! The robot's own counter decides what runs; latency is never estimated.
+//! **Ticks.** A chunk carries the tick of the observation it answers, and is entered behind the rows that
+//! were played since. The robot's own counter decides what runs; no estimate of a latency does.
 #![cfg_attr(
     feature = "nn",
     doc = r#"
