@@ -145,7 +145,10 @@ fn failures_are_exit_code_1_and_one_line_on_stderr() {
         (vec!["eval", "--policy", missing], "none"),
         (vec!["eval", "--policy", p, "--episodes", "0"], "--episodes"),
         (vec!["eval", "--policy", p, "--n-action-steps", "17"], "horizon"),
-        (vec!["eval", "--policy", p, "--latency-ms", "1e300"], "horizon"),
+        (vec!["eval", "--policy", p, "--latency-ms", "1e300"], "--latency-ms"),
+        (vec!["eval", "--policy", p, "--latency-ms", "0,100"], "--study"),
+        (vec!["eval", "--policy", p, "--join", "merge"], "weighted_average"),
+        (vec!["eval", "--policy", p, "--join", "rtc_prefix"], "rtc_training_max_delay"),
         (vec!["eval", "--policy", p, "--latency-ms", "NaN"], "--latency-ms"),
         (vec!["train", missing], "none"),
     ];
@@ -344,4 +347,38 @@ fn eval_has_lerobots_keys() {
     }
     assert_eq!(report["aggregated"]["n_episodes"], 2);
     assert!(report["latency_ms"]["p99"].is_number());
+}
+
+#[test]
+fn a_study_writes_table_numbers_and_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("study");
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/pusht-flow");
+    let args = [
+        "eval",
+        "--policy",
+        policy.to_str().unwrap(),
+        "--episodes",
+        "2",
+        "--join",
+        "replace,overlap",
+        "--latency-ms",
+        "0,250",
+        "--study",
+        folder.to_str().unwrap(),
+        "--json",
+    ];
+    let out = pathline(&args).ok();
+    let study: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let cells = study["cells"].as_array().unwrap();
+    let of =
+        |i: usize| (cells[i]["mode"].as_str().unwrap(), cells[i]["latency_ms"].as_f64().unwrap());
+    let all: Vec<_> = (0..cells.len()).map(of).collect();
+    assert_eq!(all, [("replace", 0.0), ("replace", 250.0), ("overlap", 0.0), ("overlap", 250.0)]);
+    assert!(cells.iter().all(|cell| cell["mean_step"].as_f64().unwrap() > 1.0));
+    // Nothing is there for the first three ticks.
+    assert!(cells[1]["held_share"].as_f64().unwrap() > 0.0);
+    for file in ["latency.json", "latency.md", "latency.png"] {
+        assert!(std::fs::metadata(folder.join(file)).unwrap().len() > 200, "{file}");
+    }
 }

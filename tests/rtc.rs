@@ -6,9 +6,10 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use pathline::action::{Continuation, Form};
+use pathline::action::{Continuation, Form, Mode};
 use pathline::flow::{Noise, Prefix};
 use pathline::policy::{Chunks, Continuing, Draws, Observation, Policy, RtcConfig};
+use pathline::train::eval::{EvalOptions, evaluate};
 use pathline_sim::pusht::PushT;
 
 const H: usize = 16;
@@ -227,12 +228,33 @@ fn a_trained_prefix_is_followed() {
             free += away(&alone(&policy, seed, 1).actions);
         }
         println!("{delay} rows given: {held:.1} px away over the next four, {free:.1} without");
-        assert!(held < LIMIT * free, "{delay}: {held} of {free}");
+        // 0.85, 0.69 and 0.58 were measured; a network that does not look at them stays at 1.
+        assert!(held < 0.92 * free, "{delay}: {held} of {free}");
     }
 }
 
-/// Measured: see the printed figures; the network that was not trained so is at 1.
-const LIMIT: f64 = 0.9;
+/// The bar of the study, on few episodes: what is joined well is smooth at 300 ms and still solves, and
+/// what is not is seen.
+#[test]
+fn the_shipped_policy_is_smooth_under_delay() {
+    let policy = policy("pusht-rtc");
+    let solver = policy.solver(None, None).unwrap();
+    let run = |mode, latency_ms| {
+        let mut options = EvalOptions { latency_ms, ..EvalOptions::new(&policy, 20, 300_000) };
+        options.joining.mode = mode;
+        let report = evaluate(&policy, &solver, &options, &mut |_, _, _| ()).unwrap();
+        let ratio = report.smoothness.seam_jump_mean / report.smoothness.mean_step;
+        println!("{} at {latency_ms} ms: {:.0} %, {ratio:.2}", mode.name(), report.pc_success);
+        (report.pc_success, ratio)
+    };
+    assert_eq!(policy.joining().mode, Mode::RtcPrefix);
+    for mode in [Mode::RtcPrefix, Mode::Overlap] {
+        let (solved, ratio) = run(mode, 300.0);
+        assert!(solved >= 90.0 && ratio <= 1.5, "{mode:?}: {solved} %, {ratio}");
+    }
+    let (_, ratio) = run(Mode::Replace, 500.0);
+    assert!(ratio > 1.5, "a jump is not seen: {ratio}");
+}
 
 #[test]
 fn a_chunk_does_not_depend_on_who_else_is_in_the_batch() {

@@ -86,6 +86,12 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         "--episodes: expected 1 to 1000000, got {}",
         args.episodes
     );
+    for ms in &args.latency_ms {
+        anyhow::ensure!(
+            (0.0..=60_000.0).contains(ms),
+            "--latency-ms: expected 0 to 60000, got {ms:?}"
+        );
+    }
     let policy = Policy::load(&args.policy, &device::cpu())?;
     let solver = policy.solver(args.solver.as_deref(), args.steps)?;
     let rtc = args.rtc.over(&policy)?;
