@@ -368,7 +368,7 @@ fn a_study_writes_table_numbers_and_picture() {
         folder.to_str().unwrap(),
         "--json",
     ];
-    let out = pathline(&args).ok();
+    let out = pathline(args).ok();
     let study: serde_json::Value = serde_json::from_str(&out).unwrap();
     let cells = study["cells"].as_array().unwrap();
     let of =

@@ -51,8 +51,8 @@ const LAYERS: &[Layer] = &[
     layer(
         "train",
         &[
-            "error", "action", "device", "tensors", "plot", "flow", "solver", "nn", "vae", "dataset",
-            "policy", "image",
+            "error", "action", "device", "tensors", "plot", "flow", "solver", "nn", "vae",
+            "dataset", "policy", "image",
         ],
         &["candle_core", "candle_nn", "pathline_sim"],
     ),
