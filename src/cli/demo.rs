@@ -56,6 +56,9 @@ pub(crate) struct DemoArgs {
     /// Hold every chunk back for so long after it came: simulated time in lockstep, else wall time.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     latency_ms: u64,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     join: JoinArgs,
     #[command(flatten)]
@@ -63,9 +66,6 @@ pub(crate) struct DemoArgs {
     /// Folder for the results.
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     out: PathBuf,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
 }
 
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {

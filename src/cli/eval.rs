@@ -56,13 +56,13 @@ pub(crate) struct EvalArgs {
     /// --study. The policy's own if absent.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     join: Vec<String>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     ask: AskArgs,
     #[command(flatten)]
     rtc: RtcArgs,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Serialize)]
