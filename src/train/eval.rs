@@ -168,18 +168,7 @@ pub fn evaluate(
             break;
         }
     }
-    let mut smoothness = Smoothness::default();
-    for episode in &episodes {
-        smoothness.merge(&episode.smoothness);
-    }
-    let per_episode: Vec<_> = episodes.into_iter().map(|episode| episode.result).collect();
-    let seconds = start.elapsed().as_secs_f64();
-    let n_action_steps = options.joining.n_action_steps;
-    Ok(EvalReport {
-        n_action_steps: n_action_steps.unwrap_or(policy.signature().n_action_steps),
-        smoothness: smoothness.summary(),
-        ..report(per_episode, solver, options, seconds)
-    })
+    Ok(report(policy, solver, options, episodes, start.elapsed().as_secs_f64()))
 }
 
 /// Checks that the policy's features are PushT's keypoints.
@@ -372,14 +361,21 @@ pub fn observation_with_picture(env: &PushT) -> Observation {
 }
 
 fn report(
-    per_episode: Vec<EpisodeResult>,
+    policy: &Policy,
     solver: &Solver,
     options: &EvalOptions,
+    episodes: Vec<Running>,
     eval_s: f64,
 ) -> EvalReport {
+    let mut smoothness = Smoothness::default();
+    for episode in &episodes {
+        smoothness.merge(&episode.smoothness);
+    }
+    let per_episode: Vec<_> = episodes.into_iter().map(|episode| episode.result).collect();
     let n = per_episode.len().max(1) as f64;
     let solved: Vec<&EpisodeResult> = per_episode.iter().filter(|e| e.success).collect();
     let steps: usize = solved.iter().map(|e| e.steps).sum();
+    let n_action_steps = options.joining.n_action_steps;
     EvalReport {
         pc_success: 100.0 * solved.len() as f64 / n,
         avg_max_reward: per_episode.iter().map(|e| e.max_reward).sum::<f64>() / n,
@@ -389,10 +385,10 @@ fn report(
         eval_ep_s: eval_s / n,
         n_episodes: per_episode.len(),
         nfe: solver.evaluations(),
-        n_action_steps: 0,
+        n_action_steps: n_action_steps.unwrap_or(policy.signature().n_action_steps),
         mode: options.joining.mode,
         latency_ms: options.latency_ms,
-        smoothness: SmoothnessSummary::default(),
+        smoothness: smoothness.summary(),
         per_episode,
     }
 }
