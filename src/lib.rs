@@ -59,6 +59,8 @@ pub mod device;
 #[cfg(feature = "nn")]
 pub mod flow;
 #[cfg(feature = "nn")]
+pub mod image;
+#[cfg(feature = "nn")]
 pub mod nn;
 #[cfg(feature = "nn")]
 pub mod plot;
@@ -70,6 +72,8 @@ pub mod solver;
 pub mod tensors;
 #[cfg(feature = "nn")]
 pub mod train;
+#[cfg(feature = "nn")]
+pub mod vae;
 
 #[cfg(feature = "node")]
 pub mod node;

@@ -40,14 +40,14 @@ const LAYERS: &[Layer] = &[
     layer("solver", &["error", "flow"], CANDLE),
     // Of flow it needs the seeded noise, for initial weights.
     layer("nn", &["error", "device", "flow"], CANDLE),
-    layer("vae", &["error", "device", "flow", "nn"], CANDLE),
+    layer("vae", &["error", "device", "tensors", "flow", "nn"], CANDLE),
     layer("dataset", &["error"], &["parquet", "pathline_sim"]),
     layer(
         "policy",
         &["error", "action", "device", "tensors", "flow", "solver", "nn", "vae"],
         CANDLE,
     ),
-    layer("image", &["error", "device", "flow", "solver", "nn", "vae"], CANDLE),
+    layer("image", &["error", "device", "tensors", "flow", "solver", "nn", "vae"], CANDLE),
     layer(
         "train",
         &[

@@ -8,8 +8,8 @@ use pathline::device;
 use pathline::flow::Noise;
 use pathline::node::testing::ServoPolicy;
 use pathline::node::{Camera, ChunkPolicy, Picture, PolicyInfo, Request, Timings};
-use pathline::policy::weights::Weights;
 use pathline::policy::{Continuing, Draws, Policy, RtcConfig, Solver, Trace, digest, folder};
+use pathline::tensors::weights::Weights;
 use serde::Deserialize;
 
 use super::join::{JoinArgs, RtcArgs};

@@ -13,25 +13,17 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::CONFIG;
+use crate::tensors::files::{PICKLE, SNAPSHOTS, is_pickle, is_plain};
 use crate::tensors::header::shown;
 use crate::{Error, Result};
-
-/// The most bytes of a JSON file of a policy.
-pub const MAX_TEXT: u64 = 1_000_000;
 
 const PRETRAINED_MODEL: &str = "pretrained_model";
 const CHECKPOINTS: &str = "checkpoints";
 const LAST: &str = "last";
-const SNAPSHOTS: &str = "snapshots";
-
-/// What is said of a pickle.
-pub(super) const PICKLE: &str = "a pickle, which Pathline never reads because unpickling runs code; load the policy in LeRobot \
-     and write it with policy.save_pretrained(DIR), which makes model.safetensors";
 
 /// The folder of the policy that `dir` stands for.
 ///
@@ -132,7 +124,7 @@ fn numbered(root: &Path) -> Vec<PathBuf> {
 fn snapshot(snapshots: &Path) -> Result<PathBuf> {
     let main = snapshots.with_file_name("refs").join("main");
     if main.is_file() {
-        let text = read_text(&main, 1000)?;
+        let text = crate::tensors::files::read_text(&main, 1000)?;
         let name = text.trim();
         let folder = snapshots.join(name);
         if !is_plain(name) || !folder.is_dir() {
@@ -195,70 +187,6 @@ fn not_a_folder(path: &Path) -> String {
          nowhere"
             .to_owned()
     }
-}
-
-/// Whether the name is one under which pickles go.
-pub(super) fn is_pickle(path: &Path) -> bool {
-    let suffix = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    ["pt", "pth", "bin", "ckpt", "pkl", "pickle"].iter().any(|s| suffix.eq_ignore_ascii_case(s))
-}
-
-/// The file called `name` in `dir`, where `name` came from a file of others: a plain name, and no
-/// link out of the folder unless both are of one Hugging Face cache (`snapshots/…` to `blobs/…`).
-///
-/// # Errors
-/// Says what was expected of the name, or that there is no such file.
-pub fn inside(dir: &Path, name: &str) -> Result<PathBuf, String> {
-    if !is_plain(name) {
-        return Err("expected a plain file name in the policy's folder, got a path".to_owned());
-    }
-    let path = dir.join(name);
-    let no_file = |e: std::io::Error| format!("expected a file in {}: {e}", dir.display());
-    let real = path.canonicalize().map_err(no_file)?;
-    let root = dir.canonicalize().map_err(no_file)?;
-    let blobs = root
-        .parent()
-        .filter(|parent| parent.file_name() == Some(OsStr::new(SNAPSHOTS)))
-        .map(|snapshots| snapshots.with_file_name("blobs"));
-    if real.starts_with(&root) || blobs.is_some_and(|blobs| real.starts_with(blobs)) {
-        return Ok(path);
-    }
-    Err(format!("expected a file in {}, got a link to {}", dir.display(), real.display()))
-}
-
-/// One component, on every system.
-fn is_plain(name: &str) -> bool {
-    let is_bad = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
-    !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(is_bad)
-}
-
-/// The text of a file of at most `most` bytes.
-///
-/// # Errors
-/// When it is missing, is no file, is longer, or is not UTF-8.
-pub fn read_text(path: &Path, most: u64) -> Result<String> {
-    let io = |e| Error::io(path, e);
-    // Asked before opening: a pipe would wait for its writer.
-    let kind = fs::metadata(path).map_err(io)?;
-    if !kind.is_file() {
-        let got = if kind.is_dir() { "a folder" } else { "neither file nor folder" };
-        return Err(Error::config(path, format!("expected a text file, got {got}")));
-    }
-    let too_long =
-        |got: u64| Error::config(path, format!("expected at most {most} bytes, got {got}"));
-    if kind.len() > most {
-        return Err(too_long(kind.len()));
-    }
-    let mut bytes = Vec::with_capacity(kind.len() as usize);
-    // It may have grown, and files of the system say 0.
-    File::open(path).map_err(io)?.take(most + 1).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > most {
-        return Err(too_long(bytes.len() as u64));
-    }
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Error::config(path, format!("expected UTF-8 text, got another byte at {at}"))
-    })
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {

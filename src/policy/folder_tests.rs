@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
+use crate::tensors::files::inside;
 
 /// Makes a file and the folders above it.
 fn touch(path: &Path) {
@@ -177,18 +178,4 @@ fn names_from_files_stay_in_the_folder() {
     fs::create_dir_all(&other).unwrap();
     symlink("../../blobs/aaaa", other.join(CONFIG)).unwrap();
     assert!(inside(&other, CONFIG).is_err());
-}
-
-#[test]
-fn text_is_bounded_and_utf_8() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("text");
-    let error = |most| read_text(&path, most).unwrap_err().to_string();
-    assert!(error(9).contains("text"));
-    fs::write(&path, "0123456789").unwrap();
-    assert_eq!(read_text(&path, 10).unwrap(), "0123456789");
-    assert!(error(9).contains("at most 9 bytes, got 10"));
-    fs::write(&path, b"ab\xff").unwrap();
-    assert!(error(9).contains("UTF-8") && error(9).contains("at 2"));
-    assert!(read_text(dir.path(), 9).unwrap_err().to_string().contains("a folder"));
 }

@@ -20,7 +20,6 @@ pub mod process;
 pub mod processor;
 pub mod queue;
 pub mod rtc;
-pub mod weights;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -31,13 +30,13 @@ use crate::action::{Form, Joining, Mode};
 pub use crate::action::{Picture, PolicyObs as Observation};
 use crate::flow::Noise;
 use crate::flow::known::Times;
+use crate::tensors::{files, weights::Weights};
 use crate::{Error, Result};
 use config::{PolicyConfig, Signature};
 pub use net::{Net, feature_len};
 pub use process::{Process, Solver, Steer};
 use processor::{Inputs, Processor, Stats, legacy};
 pub use rtc::{Continuing, RtcConfig};
-use weights::Weights;
 
 /// File name of the weights.
 pub const WEIGHTS: &str = "model.safetensors";
@@ -452,7 +451,7 @@ impl Policy {
 
 /// The rate of the environment that LeRobot trained in, where `train_config.json` says one.
 fn training_rate(folder: &Path) -> Option<f64> {
-    let text = folder::read_text(&folder.join("train_config.json"), folder::MAX_TEXT).ok()?;
+    let text = files::read_text(&folder.join("train_config.json"), files::MAX_TEXT).ok()?;
     let config: serde_json::Value = serde_json::from_str(&text).ok()?;
     let fps = config.get("env")?.get("fps")?.as_f64()?;
     (fps.is_finite() && fps > 0.0).then_some(fps)

@@ -4,9 +4,11 @@
 //! running process cannot change its weights. Nothing is read before the whole header is checked
 //! (see [`header`]). candle's own `save` leaves files that only their owner can read.
 
+pub mod files;
 pub mod header;
 mod scan;
 pub(crate) mod unique;
+pub mod weights;
 
 use std::collections::HashMap;
 use std::io::Read;

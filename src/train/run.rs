@@ -22,8 +22,8 @@ use crate::nn::mlp::TOKEN_TIME;
 use crate::nn::params::Params;
 use crate::plot::{Series, line_plot};
 use crate::policy::processor::{self, Processor, Stats};
-use crate::policy::weights::Weights;
 use crate::policy::{CONFIG, Net, Policy, WEIGHTS, folder};
+use crate::tensors::weights::Weights;
 use crate::{Error, Result, tensors};
 
 /// One line of `metrics.jsonl`.

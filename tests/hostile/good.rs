@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use pathline::flow::Noise;
 use pathline::policy::Observation;
-use pathline::policy::weights::Weights;
 use pathline::tensors::header::Header;
+use pathline::tensors::weights::Weights;
 use serde_json::json;
 
 use crate::raw::Part;

@@ -165,7 +165,7 @@ impl PolicyConfig {
     /// # Errors
     /// When the file is missing, has unknown keys, or values that do not fit together.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = super::folder::read_text(path, super::folder::MAX_TEXT)?;
+        let text = crate::tensors::files::read_text(path, crate::tensors::files::MAX_TEXT)?;
         Self::parse(&text).map_err(|e| Error::config(path, e.to_string()))
     }
 

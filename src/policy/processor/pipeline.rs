@@ -8,7 +8,7 @@ use super::stats::{self, Stats};
 use super::steps::{Normalizer, Pipeline, Relative, Step};
 use super::{STATE, Signature};
 use crate::policy::config::{FeatureType, NormalizationMode};
-use crate::policy::folder;
+use crate::tensors::files;
 use crate::{Error, Result};
 
 /// Before or after the network.
@@ -254,7 +254,7 @@ pub(super) fn relative(pre: &Found, post: &Found, want: &Signature) -> Result<Ve
 /// The statistics in `file`, which lies beside `pipeline`.
 fn read(pipeline: &std::path::Path, file: &str) -> Result<(PathBuf, Stats)> {
     let dir = pipeline.parent().unwrap_or(pipeline);
-    let path = folder::inside(dir, file)
+    let path = files::inside(dir, file)
         .map_err(|message| Error::Invalid(format!("state_file {file}: {message}")))?;
     let stats = stats::read(&path)?;
     Ok((path, stats))

@@ -327,7 +327,7 @@ impl Pipeline {
     /// # Errors
     /// One error that names the file, the step and the key.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = crate::policy::folder::read_text(path, crate::policy::folder::MAX_TEXT)?;
+        let text = crate::tensors::files::read_text(path, crate::tensors::files::MAX_TEXT)?;
         Self::parse(path, &text)
     }
 

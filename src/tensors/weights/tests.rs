@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 
 use super::*;
-use crate::policy::WEIGHTS;
 use crate::tensors;
+
+const WEIGHTS: &str = "model.safetensors";
 
 fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
     Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
@@ -182,7 +183,7 @@ fn shards(map: &str) -> tempfile::TempDir {
     save(&dir.path().join("1.safetensors"), &[("a", a)]);
     save(&dir.path().join("2.safetensors"), &[("b.bias", b)]);
     let text = format!(r#"{{"metadata":{{"total_size":28}},"weight_map":{{{map}}}}}"#);
-    fs::write(dir.path().join(source::INDEX), text).unwrap();
+    fs::write(dir.path().join("model.safetensors.index.json"), text).unwrap();
     dir
 }
 
@@ -191,7 +192,10 @@ fn shards_are_one_set_of_weights() {
     let dir = shards(r#""a":"1.safetensors","b.bias":"2.safetensors""#);
     let weights = Weights::open(dir.path()).unwrap();
     assert_eq!(weights.files().count(), 2);
-    assert_eq!((weights.parameters(), weights.path()), (7, &*dir.path().join(source::INDEX)));
+    assert_eq!(
+        (weights.parameters(), weights.path()),
+        (7, &*dir.path().join("model.safetensors.index.json"))
+    );
     let [a, b] = weights.load(&Device::Cpu, both).unwrap();
     assert_eq!((values(&a), values(&b)), (vec![1.0, 2.0, 3.0, 4.0], vec![5.0, 6.0, 7.0]));
 }

@@ -11,13 +11,11 @@ use std::sync::Mutex;
 
 use serde::Deserialize;
 
-use super::super::{WEIGHTS, folder};
+use crate::tensors::files;
 use crate::tensors::header::{Entry, Header, MAX_TENSORS, shown};
 use crate::tensors::unique::Unique;
 use crate::{Error, Result};
 
-/// File name of the list of shards.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// The most bytes of an index.
 const MAX_INDEX: u64 = 16_000_000;
 /// The most shards of a model.
@@ -42,9 +40,11 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Finds and opens the weights of the folder `dir`.
-    pub(super) fn open(dir: &Path) -> Result<Self> {
-        let (single, index) = (dir.join(WEIGHTS), dir.join(INDEX));
+    /// Finds and opens the weights of the folder `dir`: `{stem}.safetensors`, or
+    /// `{stem}.safetensors.index.json` and its shards.
+    pub(super) fn open(dir: &Path, stem: &str) -> Result<Self> {
+        let single = dir.join(format!("{stem}.safetensors"));
+        let index = dir.join(format!("{stem}.safetensors.index.json"));
         let is_there = |path: &Path| path.symlink_metadata().is_ok();
         if is_there(&single) {
             let mut source = Self::empty(single.clone());
@@ -53,7 +53,7 @@ impl Source {
         } else if is_there(&index) {
             Self::sharded(dir, &index)
         } else {
-            Err(no_weights(dir, single))
+            Err(no_weights(dir, single, &index))
         }
     }
 
@@ -66,7 +66,7 @@ impl Source {
         struct Index {
             weight_map: Unique<String>,
         }
-        let text = folder::read_text(path, MAX_INDEX)?;
+        let text = files::read_text(path, MAX_INDEX)?;
         let fail = |message: String| Error::config(path, message);
         let index: Index = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
         let map = index.weight_map.0;
@@ -91,7 +91,7 @@ impl Source {
                     shown(shard)
                 )));
             }
-            let file = folder::inside(dir, shard)
+            let file = files::inside(dir, shard)
                 .map_err(|e| fail(format!("weight_map: shard {}: {e}", shown(shard))))?;
             files.push((shard, expected, file));
         }
@@ -103,8 +103,8 @@ impl Source {
                     found += 1;
                     Ok(())
                 }
-                Some(place) => Err(format!("{INDEX} says that it is in {}", shown(place))),
-                None => Err(format!("{INDEX} does not list it")),
+                Some(place) => Err(format!("the index says that it is in {}", shown(place))),
+                None => Err("the index does not list it".to_owned()),
             })?;
             if found != expected {
                 let missing = map
@@ -144,18 +144,23 @@ impl Source {
 }
 
 /// Says what is there instead of weights.
-fn no_weights(dir: &Path, path: PathBuf) -> Error {
+fn no_weights(dir: &Path, path: PathBuf, index: &Path) -> Error {
     let mut pickles = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if folder::is_pickle(&entry.path()) {
+        if files::is_pickle(&entry.path()) {
             pickles.push(shown(&entry.file_name().to_string_lossy()));
         }
     }
     pickles.sort();
     let message = match pickles.first() {
-        Some(pickle) => format!("no such file, but {pickle}, {}", folder::PICKLE),
+        Some(pickle) => format!("no such file, but {pickle}, {}", files::PICKLE),
         None => {
-            format!("expected the weights, {WEIGHTS} or {INDEX} with its shards; found neither")
+            let name = |path: &Path| path.file_name().unwrap_or_default().display().to_string();
+            format!(
+                "expected the weights, {} or {} with its shards; found neither",
+                name(&path),
+                name(index)
+            )
         }
     };
     Error::config(path, message)

@@ -44,7 +44,15 @@ impl Weights {
     /// When there are no such files, there are only pickles, a file breaks a rule of
     /// `tensors::header`, or the index and its shards contradict each other.
     pub fn open(dir: &Path) -> Result<Self> {
-        Ok(Self { source: Source::open(dir)? })
+        Self::open_named(dir, "model")
+    }
+
+    /// As [`Weights::open`] with another file name: `diffusion_pytorch_model`, `model.fp16`, …
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_named(dir: &Path, stem: &str) -> Result<Self> {
+        Ok(Self { source: Source::open(dir, stem)? })
     }
 
     /// The file that stands for the weights: `model.safetensors`, or the index.

@@ -1,0 +1,1 @@
+//! Pictures from noise: what a diffusers folder holds, conditioned, sampled and decoded.
