@@ -110,6 +110,11 @@ impl GroupNorm {
         }
     }
 
+    /// [`Self::forward_last`], then SiLU: what stands before every convolution of a UNet or autoencoder.
+    pub(crate) fn silu_last(&self, x: &Tensor) -> TensorResult<Tensor> {
+        self.forward_last(x)?.silu()
+    }
+
     /// [`Self::forward`] with the channels last: `x` `[b, h, w, channels]`, in f32 or f64.
     pub(crate) fn forward_last(&self, x: &Tensor) -> TensorResult<Tensor> {
         let (batch, height, width, channels) = x.dims4()?;
