@@ -28,6 +28,7 @@ pub mod pool;
 mod product;
 pub mod resize;
 pub mod resnet;
+pub mod resnet2d;
 pub mod rope;
 mod simd;
 pub mod softmax;
