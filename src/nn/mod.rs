@@ -16,6 +16,7 @@ pub mod attention;
 pub mod batch_norm;
 pub mod conv;
 pub mod conv2d;
+mod convolve;
 pub mod dense;
 pub mod embed;
 mod gather;
