@@ -19,7 +19,10 @@
 mod autoencoder;
 mod coder;
 mod config;
+pub mod discriminator;
+pub mod features;
 mod kl;
+pub mod loss;
 mod names;
 mod posterior;
 mod quantize;
