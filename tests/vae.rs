@@ -9,7 +9,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use pathline::tensors;
+use pathline::vae::discriminator::{
+    Discriminator, DiscriminatorConfig, Norm, discriminator_loss, generator_loss,
+};
 use pathline::vae::{Autoencoder, AutoencoderConfig, AutoencoderKl, Beta, Tiling, VqModel};
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -25,6 +29,13 @@ struct Case {
     x: Vec<usize>,
     z: Vec<usize>,
     tiled: Option<(Vec<usize>, Vec<usize>)>,
+}
+
+/// What it says of a discriminator.
+#[derive(Deserialize)]
+struct Patches {
+    keys: BTreeMap<String, Vec<usize>>,
+    x: Vec<usize>,
 }
 
 struct Golden {
@@ -66,12 +77,12 @@ fn rule(name: &str, shape: &[usize]) -> (f32, f32) {
 }
 
 /// The weights of a case, under the names that diffusers gave them.
-fn weights(name: &str, case: &Case) -> HashMap<String, Tensor> {
+fn weights(name: &str, keys: &BTreeMap<String, Vec<usize>>) -> HashMap<String, Tensor> {
     let tensor = |(key, shape): (&String, &Vec<usize>)| {
         let (offset, scale) = rule(key, shape);
         (key.clone(), formula::tensor(&format!("{name}/{key}"), shape, offset, scale))
     };
-    case.keys.iter().map(tensor).collect()
+    keys.iter().map(tensor).collect()
 }
 
 /// A folder as diffusers writes it.
@@ -85,7 +96,7 @@ fn folder(config: &serde_json::Value, weights: &HashMap<String, Tensor>) -> Temp
 
 fn open(name: &str, golden: &Golden) -> Autoencoder {
     let case = golden.case(name);
-    let dir = folder(&case.config, &weights(name, &case));
+    let dir = folder(&case.config, &weights(name, &case.keys));
     Autoencoder::open(dir.path(), &Device::Cpu).unwrap()
 }
 
@@ -236,7 +247,8 @@ fn older_names_and_shapes_of_the_attention_are_read() {
                 [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")];
             (names.iter().fold(key, |key, (new, old)| key.replace(new, old)), tensor)
         };
-        let tensors: HashMap<String, Tensor> = weights(name, &case).into_iter().map(old).collect();
+        let tensors: HashMap<String, Tensor> =
+            weights(name, &case.keys).into_iter().map(old).collect();
         assert!(tensors.keys().any(|key| key.ends_with("proj_attn.weight")));
         let dir = folder(&case.config, &tensors);
         let net = Autoencoder::open(dir.path(), &Device::Cpu).unwrap();
@@ -258,7 +270,7 @@ fn folders_are_written_as_they_were_read() {
     ] {
         let case = golden.case(name);
         let (dir, net) = (tempfile::tempdir().unwrap(), open(name, &golden));
-        net.config().save(dir.path(), &weights(name, &case)).unwrap();
+        net.config().save(dir.path(), &weights(name, &case.keys)).unwrap();
         let text = std::fs::read_to_string(dir.path().join("config.json")).unwrap();
         let mut written: serde_json::Value = serde_json::from_str(&text).unwrap();
         let mut read = case.config.clone();
@@ -297,5 +309,28 @@ fn folders_are_written_as_they_were_read() {
             _ => unreachable!(),
         };
         assert!(error(&again.decode(&latents).unwrap(), &decoded) < 1e-5);
+    }
+}
+
+#[test]
+fn patches_are_judged_as_by_torch() {
+    let golden = Golden::open();
+    for (name, norm) in [("batch", Norm::Batch), ("group", Norm::Group), ("none", Norm::None)] {
+        let name = format!("patch-{name}");
+        let case: Patches = serde_json::from_value(golden.cases[&name].clone()).unwrap();
+        let config = DiscriminatorConfig { channels: 3, layers: 2, ndf: 6, norm };
+        let vb = VarBuilder::from_tensors(weights(&name, &case.keys), DType::F32, &Device::Cpu);
+        let net = Discriminator::load(&config, vb).unwrap();
+        let logits = net.forward(&picture(&format!("{name}/x"), &case.x)).unwrap();
+        let (real, fake) = (logits.get(0).unwrap(), logits.get(1).unwrap());
+        let want = |key: &str| golden.get(&format!("{name}/{key}"));
+        close(
+            &[
+                ("logits", error(&logits, want("logits"))),
+                ("hinge", error(&discriminator_loss(&real, &fake).unwrap(), want("hinge"))),
+                ("generator", error(&generator_loss(&fake).unwrap(), want("generator"))),
+            ],
+            BOUND,
+        );
     }
 }

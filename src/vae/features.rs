@@ -97,7 +97,9 @@ impl FeatureNet {
         let mut input = config.in_channels;
         for (i, &out) in config.channels.iter().enumerate() {
             let vb = vb.pp("levels").pp(i);
-            let groups = (1..=GROUPS).rev().find(|&g| out.is_multiple_of(g)).unwrap_or(1);
+            // At least two channels a group: alone, a channel's bias before it would change nothing.
+            let groups = (1..=GROUPS).rev().find(|&g| out.is_multiple_of(g) && 2 * g <= out);
+            let groups = groups.unwrap_or(1);
             let pair = |from: usize, number: usize| {
                 let conv = vb.pp(format!("conv{number}"));
                 let norm = GroupNorm::load(out, groups, EPS, vb.pp(format!("norm{number}")))?;

@@ -11,6 +11,9 @@ file holds outputs only. The weight KEY of the network CASE has the name CASE/KE
     CASE/tiled/mean, CASE/tiled/logvar, CASE/tiled/decode      of CASE/tiled/x and CASE/tiled/z
     CASE/h, CASE/z_q, CASE/indices, CASE/loss, CASE/paper, CASE/decode      VQModel
     CASE/latents, CASE/decode                       AutoencoderTiny
+    patch-NORM/logits, hinge, generator              PatchGAN (below, after taming-transformers, layers
+                                                    2, ndf 6) of patch-NORM/x in training mode, and
+                                                    hinge losses, the first picture real, the second not
     metadata golden, JSON: per CASE config (as diffusers writes it), keys {NAME: shape}, x, z, tiled (shapes)
 Written with diffusers 0.42.1 and torch on the CPU, in float64, stored as float32. A batch of pictures
 is one tensor.
@@ -122,9 +125,37 @@ def outputs(case, net, kind, x, z):
             "indices": indices, "decode": net.decode(z).sample}
 
 
+def discriminator(norm):
+    """Layers and names of taming-transformers' NLayerDiscriminator."""
+    norms = {"batch": [torch.nn.BatchNorm2d(12), torch.nn.BatchNorm2d(24)],
+             "group": [torch.nn.GroupNorm(12, 12), torch.nn.GroupNorm(24, 24)], "none": [None] * 2}[norm]
+    conv = lambda a, b, stride, bias: torch.nn.Conv2d(a, b, 4, stride, 1, bias=bias)
+    leak = lambda: torch.nn.LeakyReLU(0.2)
+    layers = [conv(3, 6, 2, True), leak(), conv(6, 12, 2, norm == "none"), norms[0], leak(),
+              conv(12, 24, 1, norm == "none"), norms[1], leak(), conv(24, 1, 1, True)]
+    return torch.nn.Sequential(*[layer for layer in layers if layer is not None])
+
+
+def patches(norm):
+    case, net = f"patch-{norm}", discriminator(norm).double().train()
+    keys = {}
+    for key, tensor in net.named_parameters():
+        keys[f"main.{key}"] = list(tensor.shape)
+        key = f"main.{key}"
+        tensor.copy_(formula(f"{case}/{key}", tuple(tensor.shape), *rule(key, tensor.shape)))
+    shape = [2, 3, 20, 16]
+    logits = net(picture(f"{case}/x", shape))
+    real, fake = logits[0], logits[1]
+    hinge = 0.5 * (torch.relu(1 - real).mean() + torch.relu(1 + fake).mean())
+    return dict(keys=keys, x=shape), {"logits": logits[:, 0], "hinge": hinge, "generator": -fake.mean()}
+
+
 @torch.no_grad()
 def main(path):
     tensors, metadata = {}, {}
+    for norm in ("batch", "group", "none"):
+        metadata[f"patch-{norm}"], found = patches(norm)
+        tensors |= {f"patch-{norm}/{name}": t.float().contiguous() for name, t in found.items()}
     for case, (kind, config, x, z, tiled) in CASES.items():
         net, keys = network(case, kind, config)
         found = outputs(case, net, kind, x, z)
