@@ -18,7 +18,8 @@ use super::tiling::{Tiling, in_parts};
 use crate::Result;
 use crate::nn::activation::{gelu, mish};
 use crate::nn::conv2d::{Conv2d, Geometry};
-use crate::nn::resnet2d::{SAME, nearest_last};
+use crate::nn::resnet2d::SAME;
+use crate::nn::upsample::nearest_last;
 
 /// `config.json` of an AutoencoderTiny.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -175,7 +176,7 @@ impl Layer {
             }
             Self::Nearest(factor) => {
                 let (_, h, w, _) = x.dims4()?;
-                nearest_last(x, Some([h * factor, w * factor]))
+                nearest_last(x, [h * factor, w * factor])
             }
         }
     }
