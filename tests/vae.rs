@@ -334,3 +334,60 @@ fn patches_are_judged_as_by_torch() {
         );
     }
 }
+
+/// Whole, in tiles and picture by picture it is the same network.
+#[test]
+fn any_autoencoder_decodes_in_tiles() {
+    let golden = Golden::open();
+    for name in ["kl", "kl-flat", "vq", "tiny"] {
+        let (net, case) = (open(name, &golden), golden.case(name));
+        let latents = latent(&format!("{name}/z"), &case.z);
+        let (whole, tiled) = (net.decode(&latents).unwrap(), net.decode_tiled(&latents).unwrap());
+        assert_eq!(whole.dims(), tiled.dims());
+        // These latents fit one tile.
+        assert!(error(&tiled, &whole) < 1e-6, "{name}");
+    }
+    // A picture of a batch is the same alone, to the bit.
+    let net = open("kl", &golden);
+    let latents = latent("kl/z", &golden.case("kl").z);
+    let whole = net.decode(&latents).unwrap();
+    let alone = net.decode(&latents.narrow(0, 1, 1).unwrap()).unwrap();
+    assert_eq!(values(&alone), values(&whole.narrow(0, 1, 1).unwrap()));
+}
+
+#[test]
+fn what_does_not_fit_is_one_clear_error() {
+    let golden = Golden::open();
+    let case = golden.case("kl");
+    let all = weights("kl", &case.keys);
+    let open = |config: &serde_json::Value, weights: &HashMap<String, Tensor>| {
+        let dir = folder(config, weights);
+        Autoencoder::open(dir.path(), &Device::Cpu).unwrap_err().to_string()
+    };
+    let mut other = case.config.clone();
+    other["block_out_channels"] = serde_json::json!([8, 32]);
+    assert!(open(&other, &all).contains("of another shape"));
+    other["_class_name"] = "VQModel".into();
+    assert!(open(&other, &all).contains("quantize.embedding.weight"));
+    other["_class_name"] = "AutoencoderKLWan".into();
+    assert!(open(&other, &all).contains("AutoencoderKL, VQModel or AutoencoderTiny"));
+    let mut fewer = all.clone();
+    fewer.remove("decoder.conv_out.bias");
+    assert!(open(&case.config, &fewer).contains("1 missing"));
+    let empty = tempfile::tempdir().unwrap();
+    let error = Autoencoder::open(empty.path(), &Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("config.json"), "{error}");
+
+    let net = kl("kl", &golden);
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    for shape in [&[1, 4, 8, 8][..], &[1, 3, 1, 8], &[1, 3, 8, 0], &[0, 3, 8, 8], &[3, 8, 8]] {
+        let error = net.encode(&zeros(shape)).unwrap_err().to_string();
+        assert!(error.contains("[b, 3, h, w] with at least 2×2 pixels"), "{error}");
+    }
+    let error = net.decode(&zeros(&[1, 3, 8, 8])).unwrap_err().to_string();
+    assert!(error.contains("latents: expected") && error.contains("[b, 4, h, w]"), "{error}");
+    let vq = vq("vq", &golden);
+    assert!(vq.quantize(&zeros(&[1, 4, 2, 2])).is_err());
+    let net = Autoencoder::Kl(net);
+    assert!(net.encode(&zeros(&[1, 3, 8, 8]), Some(&zeros(&[1, 4, 8, 8]))).is_err());
+}

@@ -9,6 +9,7 @@ use candle_nn::VarBuilder;
 use super::config::AutoencoderConfig;
 use super::kl::AutoencoderKl;
 use super::names;
+use super::tiling::Tiling;
 use super::tiny::AutoencoderTiny;
 use super::vq::VqModel;
 use crate::{Error, Result, tensors};
@@ -143,6 +144,35 @@ impl Autoencoder {
             Self::Tiny(net) => {
                 let z = (latents / net.config.scaling_factor)?;
                 net.decode(&(z + net.config.shift_factor)?)
+            }
+        }
+    }
+
+    /// As [`Self::decode`] in tiles, whatever the size, with memory that does not grow with the
+    /// picture: those of [`AutoencoderKl::tiling`] where they fit, else of at least 64 latents.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_tiled(&self, latents: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Kl(net) => {
+                let f = net.downsampling();
+                let own = Some(net.tiling()).filter(|tiling| tiling.decoding(f).is_ok());
+                let side = net.config.sample_size.first();
+                let tiling = own.unwrap_or_else(|| Tiling::automatic(side, f));
+                net.decode_tiled(&net.unscale(latents)?, &tiling)
+            }
+            Self::Vq(net) => {
+                let z_q = net.quantize(&(latents / net.config.scaling_factor)?)?.z_q;
+                let f = net.downsampling();
+                let plan = Tiling::automatic(net.config.sample_size.first(), f).decoding(f)?;
+                plan.run(&z_q, &|z| net.decode_quantized(z))
+            }
+            Self::Tiny(net) => {
+                let z = ((latents / net.config.scaling_factor)? + net.config.shift_factor)?;
+                Tiling::automatic(1, net.upsampling())
+                    .decoding(net.upsampling())?
+                    .run(&z, &|z| net.decode(z))
             }
         }
     }

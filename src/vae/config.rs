@@ -249,3 +249,74 @@ pub(super) fn check_picture(
 pub(super) fn wrong(key: &str, expected: &str, got: impl std::fmt::Debug) -> Error {
     Error::Invalid(format!("{key}: expected {expected}, got {got:?}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str, says: &str) {
+        let error = AutoencoderConfig::parse(text).unwrap_err();
+        assert!(error.contains(says), "{text}: {error}");
+    }
+
+    #[test]
+    fn what_would_change_the_result_is_refused_by_name() {
+        for (keys, says) in [
+            (r#""act_fn": "relu""#, "act_fn: expected one of silu, swish"),
+            (r#""latents_mean": [0.1]"#, "latents_mean: expected null"),
+            (r#""block_out_channels": [64, 64]"#, "down_block_types: expected up to 16 levels"),
+            (r#""block_out_channels": []"#, "block_out_channels: expected at least one"),
+            (r#""block_out_channels": [48]"#, "multiples of norm_num_groups (32), got 48"),
+            (r#""block_out_channels": [18446744073709551615]"#, "from 1 to 65536"),
+            (r#""layers_per_block": 0"#, "layers_per_block: expected from 1"),
+            (r#""norm_num_groups": 0"#, "norm_num_groups: expected from 1"),
+            (r#""latent_channels": -4"#, "line 1 column"),
+            (r#""scaling_factor": 0.0"#, "scaling_factor: expected a finite number other than 0"),
+            (r#""down_block_types": ["DownBlock2D"]"#, "unknown variant `DownBlock2D`"),
+        ] {
+            refused(&format!(r#"{{"_class_name": "AutoencoderKL", {keys}}}"#), says);
+        }
+        for (keys, says) in [
+            (r#""norm_type": "spatial""#, "norm_type: expected \"group\""),
+            (r#""num_vq_embeddings": 0"#, "num_vq_embeddings: expected from 1"),
+            (r#""vq_embed_dim": 0"#, "vq_embed_dim: expected from 1"),
+        ] {
+            refused(&format!(r#"{{"_class_name": "VQModel", {keys}}}"#), says);
+        }
+        for (keys, says) in [
+            (r#""upsample_fn": "bilinear""#, "upsample_fn: expected \"nearest\""),
+            (r#""decoder_block_out_channels": [8, 8, 8, 4]"#, "levels that are alike"),
+            (r#""num_encoder_blocks": [1]"#, "as many of num_encoder_blocks ([1])"),
+            (r#""num_encoder_blocks": [1, 1, 1, 99999999]"#, "at most 65536 blocks"),
+            (r#""act_fn": "elu""#, "relu, silu, swish, gelu, mish here, got \"elu\""),
+        ] {
+            refused(&format!(r#"{{"_class_name": "AutoencoderTiny", {keys}}}"#), says);
+        }
+        refused(r#"{"_class_name": "UNet2DModel"}"#, "VQModel or AutoencoderTiny, got \"UNet2DM");
+        refused("{}", "got none");
+        refused("[1]", "invalid type");
+    }
+
+    #[test]
+    fn missing_keys_are_the_classes_and_unknown_ones_are_ignored() {
+        let text = r#"{"_class_name": "VQModel", "_diffusers_version": "0.1", "made_up": [1]}"#;
+        let config = AutoencoderConfig::parse(text).unwrap();
+        assert_eq!(config, AutoencoderConfig::Vq(VqModelConfig::default()));
+        let text = r#"{"_class_name": "AutoencoderKL", "sample_size": [24, 32]}"#;
+        let AutoencoderConfig::Kl(config) = AutoencoderConfig::parse(text).unwrap() else {
+            panic!()
+        };
+        assert_eq!(config.sample_size, Side::Each([24, 32]));
+        // A table of a recipe holds the same thing.
+        let text = "_class_name = \"AutoencoderKL\"\nlatent_channels = 8\nsample_size = 64\n\
+                    block_out_channels = [32, 64]\n\
+                    down_block_types = [\"DownEncoderBlock2D\", \"AttnDownEncoderBlock2D\"]\n\
+                    up_block_types = [\"UpDecoderBlock2D\", \"UpDecoderBlock2D\"]\n";
+        let config: AutoencoderConfig = toml::from_str(text).unwrap();
+        config.check().unwrap();
+        let again: AutoencoderConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+        let AutoencoderConfig::Kl(config) = config else { panic!() };
+        assert_eq!((config.latent_channels, config.sample_size.first()), (8, 64));
+    }
+}

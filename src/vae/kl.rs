@@ -153,6 +153,11 @@ impl AutoencoderKl {
         self.config.coder().downsampling()
     }
 
+    /// The tiles of diffusers' `enable_tiling`: as large as `sample_size`.
+    pub fn tiling(&self) -> Tiling {
+        Tiling::of(self.config.sample_size.first(), self.downsampling())
+    }
+
     /// `x` `[b, in_channels, h, w]` to the posterior of `[b, latent_channels, h/f, w/f]`, rounded
     /// down. A picture whose largest activation would exceed 2²⁸ numbers goes in tiles.
     ///

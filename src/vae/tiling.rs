@@ -109,9 +109,12 @@ pub(super) fn in_parts(x: &Tensor, largest: usize, plan: &Plan, net: Net<'_>) ->
 }
 
 impl Plan {
-    /// `x` `[b, c, h, w]` in tiles through `net`.
+    /// `x` `[b, c, h, w]` in tiles through `net`; in one piece if it is no larger than a tile.
     pub(super) fn run(&self, x: &Tensor, net: Net<'_>) -> Result<Tensor> {
         let (_, _, h, w) = x.dims4()?;
+        if h.max(w) <= self.tile {
+            return net(x);
+        }
         let mut lines = Vec::new();
         let mut above: Vec<Tensor> = Vec::new();
         for top in self.starts(h) {
@@ -184,6 +187,31 @@ mod tests {
             // The broken twin: a part that is kept too long.
             let twin = Plan { keep: 7, ..plan };
             assert!(h.max(w) <= 8 || twin.run(&x, &|x| Ok(x.clone())).unwrap().dims() != x.dims());
+        }
+    }
+
+    /// Pictures that are large go in tiles, batches that are large in parts, and nothing else changes.
+    #[test]
+    fn what_is_too_large_goes_in_parts() {
+        let values: Vec<f32> = (0..5 * 12 * 12).map(|i| (i * 31 % 89) as f32).collect();
+        let x = Tensor::from_vec(values, (5, 1, 12, 12), &Device::Cpu).unwrap();
+        let plan = Tiling { pixels: 8, latents: 8, overlap: 0.25 }.decoding(1).unwrap();
+        for (largest, expected) in [
+            (LARGEST / 5, vec![[5, 12, 12]]),
+            (LARGEST / 2, vec![[2, 12, 12], [2, 12, 12], [1, 12, 12]]),
+            (LARGEST, vec![[1, 12, 12]; 5]),
+            (LARGEST + 1, [[1, 8, 8], [1, 8, 6], [1, 6, 8], [1, 6, 6]].repeat(5)),
+            (usize::MAX, [[1, 8, 8], [1, 8, 6], [1, 6, 8], [1, 6, 6]].repeat(5)),
+        ] {
+            let seen = std::cell::RefCell::new(Vec::new());
+            let y = in_parts(&x, largest, &plan, &|x| {
+                let (b, _, h, w) = x.dims4()?;
+                seen.borrow_mut().push([b, h, w]);
+                Ok(x.clone())
+            });
+            let gap = (y.unwrap() - &x).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(gap.to_scalar::<f32>().unwrap() < 1e-4);
+            assert_eq!(*seen.borrow(), expected, "{largest}");
         }
     }
 

@@ -214,6 +214,12 @@ impl AutoencoderTiny {
         1 << (self.config.num_encoder_blocks.len() - 1)
     }
 
+    /// How many times larger a side of the decoded picture is.
+    pub(super) fn upsampling(&self) -> usize {
+        let levels = self.config.num_decoder_blocks.len() as u32 - 1;
+        self.config.upsampling_scaling_factor.saturating_pow(levels)
+    }
+
     /// `x` `[b, in_channels, h, w]` to `[b, latent_channels, h/f, w/f]`, rounded up. A picture whose
     /// largest activation would exceed 2²⁸ numbers goes in tiles.
     ///
@@ -236,8 +242,7 @@ impl AutoencoderTiny {
     /// When there are other channels.
     pub fn decode(&self, z: &Tensor) -> Result<Tensor> {
         let [h, w] = check_picture("latents", z, self.config.latent_channels, 1)?;
-        let levels = self.config.num_decoder_blocks.len() as u32 - 1;
-        let f = self.config.upsampling_scaling_factor.saturating_pow(levels);
+        let f = self.upsampling();
         let widest = self.config.decoder_block_out_channels.first().copied().unwrap_or_default();
         let largest = [f, f, h, w].into_iter().fold(widest, usize::saturating_mul);
         let tiles = Tiling::automatic(512, f).decoding(f)?;
