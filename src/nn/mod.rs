@@ -27,6 +27,7 @@ pub mod pool;
 mod product;
 pub mod resize;
 pub mod resnet;
+pub mod resnet2d;
 pub mod rope;
 pub mod softmax;
 pub mod spatial_softmax;
