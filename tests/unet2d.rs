@@ -15,8 +15,8 @@ use pathline::Result;
 use pathline::flow::schedule::DiscreteConfig;
 use pathline::flow::{Discrete, Objective, Path, Target, mse};
 use pathline::nn::condition::Condition;
+use pathline::nn::denoiser::{DenoiserConfig, DenoiserNet};
 use pathline::nn::params::Params;
-use pathline::nn::unet2d::{UNet2d, UNet2dConfig};
 use pathline::train::optimizer::{AdamW, OptimizerConfig};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -28,8 +28,19 @@ mod gradient;
 
 use gradient::{normal, values};
 
-const UNETS: [&str; 9] =
-    ["sd1", "sd2", "odd", "class", "options", "nested", "ddpm", "labels", "nomid"];
+const NETWORKS: [&str; 11] = [
+    "sd1",
+    "sd2",
+    "odd",
+    "class",
+    "options",
+    "nested",
+    "ddpm",
+    "labels",
+    "nomid",
+    "dit",
+    "dit_larger",
+];
 
 /// One network of the golden file.
 struct Golden {
@@ -49,10 +60,6 @@ impl Golden {
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap();
         let get = |key: &str| tensors[&format!("{name}/{key}")].clone();
         Self { name, case, out: get("out"), grad: get("grad") }
-    }
-
-    fn config<T: serde::de::DeserializeOwned>(&self) -> T {
-        serde_json::from_value(self.case["config"].clone()).unwrap()
     }
 
     fn numbers(&self, key: &str) -> Vec<f64> {
@@ -131,24 +138,21 @@ fn error(got: &Tensor, golden: &Tensor) -> f64 {
     got.iter().zip(&golden).fold(0.0f64, |m, (a, b)| m.max((a - b).abs())) / largest
 }
 
-/// Any of the networks.
-type Forward = Box<dyn Fn(&Tensor, &[f64], &Condition) -> Result<Tensor>>;
-
-fn unet(golden: &Golden, vb: VarBuilder<'_>) -> Forward {
-    let net = UNet2d::load(&golden.config::<UNet2dConfig>(), vb).unwrap();
-    Box::new(move |x, t, condition| net.forward(x, t, condition))
+fn network(golden: &Golden, vb: VarBuilder<'_>) -> DenoiserNet {
+    let config = golden.case["config"].to_string();
+    DenoiserNet::load(&DenoiserConfig::parse(&config).unwrap(), vb).unwrap()
 }
 
 /// Largest relative errors of the output and of the gradient of the input.
-fn errors(golden: &Golden, load: fn(&Golden, VarBuilder<'_>) -> Forward) -> [f64; 2] {
+fn errors(golden: &Golden) -> [f64; 2] {
     let (vb, asked) = golden.weights();
-    let net = load(golden, vb);
+    let net = network(golden, vb);
     let keys: String =
         asked.lock().unwrap().iter().map(|(key, shape)| format!("{key} {shape:?}\n")).collect();
     let keys = formula::fnv1a(keys.as_bytes()).to_string();
     assert_eq!(golden.case["keys"], keys, "{}: other tensors", golden.name);
     let x = Var::from_tensor(&golden.x()).unwrap();
-    let out = net(&x, &golden.numbers("t"), &golden.condition()).unwrap();
+    let out = net.forward(&x, &golden.numbers("t"), &golden.condition()).unwrap();
     let name = format!("{}/cotangent", golden.name);
     let cotangent = formula::tensor(&name, out.dims(), 0.0, 1.7);
     let grads = (&out * cotangent).unwrap().sum_all().unwrap().backward().unwrap();
@@ -157,20 +161,21 @@ fn errors(golden: &Golden, load: fn(&Golden, VarBuilder<'_>) -> Forward) -> [f64
 
 #[test]
 fn outputs_and_gradients_match_diffusers() {
-    for name in UNETS {
-        let [output, gradient] = errors(&Golden::read(name), unet);
+    for name in NETWORKS {
+        let [output, gradient] = errors(&Golden::read(name));
         println!("{name}: output {output:.1e}, gradient {gradient:.1e}");
         assert!(output < 1e-4 && gradient < 1e-4, "{name}: {output} {gradient}");
     }
 }
 
 /// Configurations that have every kind of block and option between them.
-fn small() -> [(UNet2dConfig, Condition); 3] {
-    let config = |json: Value| serde_json::from_value::<UNet2dConfig>(json).unwrap();
+fn small() -> [(DenoiserConfig, Condition); 4] {
+    let config = |json: Value| serde_json::from_value::<DenoiserConfig>(json).unwrap();
     let mask = Tensor::new(&[[1f64, 1.0, 0.0], [1.0, 1.0, 1.0]], &Device::Cpu).unwrap();
     let tokens = Some(normal(5, &[2, 3, 6], DType::F64));
     let concat = Some(normal(6, &[2, 1, 6, 5], DType::F64));
     let class = Some(vec![3, 1]);
+    let (tokens2, concat2) = (tokens.clone(), concat.clone());
     [
         (
             config(json!({
@@ -203,7 +208,16 @@ fn small() -> [(UNet2dConfig, Condition); 3] {
                 "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 4,
                 "num_class_embeds": 4, "downsample_padding": 0, "center_input_sample": true
             })),
-            Condition { class, ..Condition::default() },
+            Condition { class: class.clone(), ..Condition::default() },
+        ),
+        (
+            config(json!({
+                "_class_name": "DiTTransformer2DModel", "in_channels": 3, "out_channels": 2,
+                "num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2, "sample_size": 4,
+                "patch_size": 1, "num_embeds_ada_norm": 3, "cross_attention_dim": 6,
+                "norm_elementwise_affine": true
+            })),
+            Condition { tokens: tokens2, mask: None, class, concat: concat2 },
         ),
     ]
 }
@@ -211,7 +225,7 @@ fn small() -> [(UNet2dConfig, Condition); 3] {
 #[test]
 fn every_parameter_has_its_gradient() {
     for (config, condition) in small() {
-        let (net, params) = gradient::variables(|vb| UNet2d::load(&config, vb).unwrap());
+        let (net, params) = gradient::variables(|vb| DenoiserNet::load(&config, vb).unwrap());
         gradient::randomise(&params);
         let (x, target) =
             (normal(0, &[2, 2, 6, 5], DType::F64), normal(1, &[2, 2, 6, 5], DType::F64));
@@ -269,7 +283,7 @@ fn one_batch_is_learnt_by_heart() {
         };
         for (name, objective) in objectives() {
             let params = Params::new(4);
-            let net = UNet2d::load(&config, params.builder(&Device::Cpu)).unwrap();
+            let net = DenoiserNet::load(&config, params.builder(&Device::Cpu)).unwrap();
             let [ratio, steps] =
                 overfit(&|x, t| net.forward(x, t, &condition), &params, &objective, 400);
             println!("{name}: loss {ratio:.1e} of the first after {steps} steps");
