@@ -131,6 +131,7 @@ fn conditional(config: &ConditionalUNet2dConfig) -> Result<Plan> {
     let channels = &config.block_out_channels;
     let count = check_levels(channels, &config.down_block_types, &config.up_block_types)?;
     let layers = config.layers_per_block.spread(count, "layers_per_block")?;
+    check_each("layers_per_block", &layers, MAX_DEPTH)?;
     let heads = config.attention_head_dim.spread(count, "attention_head_dim")?;
     let contexts = config.cross_attention_dim.spread(count, "cross_attention_dim")?;
     let only = config.only_cross_attention.spread(count, "only_cross_attention")?;
