@@ -68,6 +68,15 @@ impl Attention {
         })
     }
 
+    /// The layer of these projections of query, key, value and result: other names than diffusers'.
+    pub(super) fn new(
+        [to_q, to_k, to_v, to_out]: [Linear; 4],
+        heads: usize,
+        dim_head: usize,
+    ) -> Self {
+        Self { to_q, to_k, to_v, to_out, heads, dim_head }
+    }
+
     /// Loads torch's `nn.MultiheadAttention`: `in_proj_weight` `[3·dim, dim]` and `in_proj_bias`
     /// `[3·dim]`, queries, keys and values below each other, and `out_proj`.
     ///

@@ -13,6 +13,7 @@
 pub mod activation;
 pub mod attention;
 pub mod batch_norm;
+pub mod clip;
 pub mod conv;
 pub mod conv2d;
 pub mod dense;
