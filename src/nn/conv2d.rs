@@ -15,6 +15,7 @@
 use candle_core::{Result as TensorResult, Tensor};
 use candle_nn::{Init, VarBuilder};
 
+use super::add_channels::add_channels;
 use super::gather::Gather;
 use super::product::Weight;
 use crate::{Error, Result};
@@ -152,7 +153,7 @@ impl Conv2d {
             }
         };
         let rows = match &self.bias {
-            Some(bias) => rows.broadcast_add(bias)?,
+            Some(bias) => add_channels(&rows, bias)?,
             None => rows,
         };
         Ok(rows.reshape((batch, lines, columns, out))?)

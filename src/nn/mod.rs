@@ -11,6 +11,7 @@
 )]
 
 pub mod activation;
+mod add_channels;
 pub mod attention;
 pub mod batch_norm;
 pub mod clip;
@@ -19,6 +20,7 @@ pub mod conv2d;
 pub mod dense;
 pub mod embed;
 mod gather;
+mod group_norm;
 pub mod linear;
 pub mod mlp;
 pub mod norm;
@@ -27,7 +29,9 @@ pub mod pool;
 mod product;
 pub mod resize;
 pub mod resnet;
+pub mod resnet2d;
 pub mod rope;
+mod simd;
 pub mod softmax;
 pub mod spatial_softmax;
 mod transposed;
