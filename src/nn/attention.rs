@@ -68,13 +68,18 @@ impl Attention {
         })
     }
 
-    /// The layer of these projections of query, key, value and result: other names than diffusers'.
-    pub(super) fn new(
-        [to_q, to_k, to_v, to_out]: [Linear; 4],
-        heads: usize,
-        dim_head: usize,
-    ) -> Self {
-        Self { to_q, to_k, to_v, to_out, heads, dim_head }
+    /// The layer of its projections `to_q`, `to_k`, `to_v` and `to_out`.
+    ///
+    /// # Errors
+    /// When there are no heads.
+    pub(super) fn new(projections: [Linear; 4], heads: usize, dim_head: usize) -> Result<Self> {
+        if heads == 0 || dim_head == 0 {
+            return Err(Error::Invalid(format!(
+                "attention: expected heads and channels per head above 0, got {heads} and {dim_head}"
+            )));
+        }
+        let [to_q, to_k, to_v, to_out] = projections;
+        Ok(Self { to_q, to_k, to_v, to_out, heads, dim_head })
     }
 
     /// Loads torch's `nn.MultiheadAttention`: `in_proj_weight` `[3·dim, dim]` and `in_proj_bias`

@@ -170,7 +170,7 @@ impl Layer {
         let projections = [load("q_proj")?, load("k_proj")?, load("v_proj")?, load("out_proj")?];
         let norm = |name: &str| LayerNorm::load(width, config.layer_norm_eps, vb.pp(name));
         Ok(Self {
-            attention: Attention::new(projections, heads, width / heads),
+            attention: Attention::new(projections, heads, width / heads)?,
             norms: [norm("layer_norm1")?, norm("layer_norm2")?],
             fc1: Linear::load(width, config.intermediate_size, vb.pp("mlp.fc1"))?,
             fc2: Linear::load(config.intermediate_size, width, vb.pp("mlp.fc2"))?,
