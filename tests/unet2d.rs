@@ -12,16 +12,35 @@ use candle_core::{DType, Device, Result as TensorResult, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use pathline::Result;
+use pathline::flow::schedule::DiscreteConfig;
+use pathline::flow::{Discrete, Objective, Path, Target, mse};
 use pathline::nn::condition::Condition;
-use pathline::nn::unet2d::{UNet2d, UNet2dConfig};
+use pathline::nn::denoiser::{DenoiserConfig, DenoiserNet};
+use pathline::nn::params::Params;
+use pathline::train::optimizer::{AdamW, OptimizerConfig};
 use safetensors::SafeTensors;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[path = "support/formula.rs"]
 mod formula;
+#[path = "support/gradient.rs"]
+mod gradient;
 
-const UNETS: [&str; 9] =
-    ["sd1", "sd2", "odd", "class", "options", "nested", "ddpm", "labels", "nomid"];
+use gradient::{normal, values};
+
+const NETWORKS: [&str; 11] = [
+    "sd1",
+    "sd2",
+    "odd",
+    "class",
+    "options",
+    "nested",
+    "ddpm",
+    "labels",
+    "nomid",
+    "dit",
+    "dit_larger",
+];
 
 /// One network of the golden file.
 struct Golden {
@@ -41,10 +60,6 @@ impl Golden {
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap();
         let get = |key: &str| tensors[&format!("{name}/{key}")].clone();
         Self { name, case, out: get("out"), grad: get("grad") }
-    }
-
-    fn config<T: serde::de::DeserializeOwned>(&self) -> T {
-        serde_json::from_value(self.case["config"].clone()).unwrap()
     }
 
     fn numbers(&self, key: &str) -> Vec<f64> {
@@ -115,10 +130,6 @@ impl SimpleBackend for Formula {
     }
 }
 
-fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
-}
-
 /// Largest difference over the largest number of the golden tensor.
 fn error(got: &Tensor, golden: &Tensor) -> f64 {
     assert_eq!(got.dims(), golden.dims());
@@ -127,24 +138,21 @@ fn error(got: &Tensor, golden: &Tensor) -> f64 {
     got.iter().zip(&golden).fold(0.0f64, |m, (a, b)| m.max((a - b).abs())) / largest
 }
 
-/// Any of the networks.
-type Forward = Box<dyn Fn(&Tensor, &[f64], &Condition) -> Result<Tensor>>;
-
-fn unet(golden: &Golden, vb: VarBuilder<'_>) -> Forward {
-    let net = UNet2d::load(&golden.config::<UNet2dConfig>(), vb).unwrap();
-    Box::new(move |x, t, condition| net.forward(x, t, condition))
+fn network(golden: &Golden, vb: VarBuilder<'_>) -> DenoiserNet {
+    let config = golden.case["config"].to_string();
+    DenoiserNet::load(&DenoiserConfig::parse(&config).unwrap(), vb).unwrap()
 }
 
 /// Largest relative errors of the output and of the gradient of the input.
-fn errors(golden: &Golden, load: fn(&Golden, VarBuilder<'_>) -> Forward) -> [f64; 2] {
+fn errors(golden: &Golden) -> [f64; 2] {
     let (vb, asked) = golden.weights();
-    let net = load(golden, vb);
+    let net = network(golden, vb);
     let keys: String =
         asked.lock().unwrap().iter().map(|(key, shape)| format!("{key} {shape:?}\n")).collect();
     let keys = formula::fnv1a(keys.as_bytes()).to_string();
     assert_eq!(golden.case["keys"], keys, "{}: other tensors", golden.name);
     let x = Var::from_tensor(&golden.x()).unwrap();
-    let out = net(&x, &golden.numbers("t"), &golden.condition()).unwrap();
+    let out = net.forward(&x, &golden.numbers("t"), &golden.condition()).unwrap();
     let name = format!("{}/cotangent", golden.name);
     let cotangent = formula::tensor(&name, out.dims(), 0.0, 1.7);
     let grads = (&out * cotangent).unwrap().sum_all().unwrap().backward().unwrap();
@@ -153,9 +161,133 @@ fn errors(golden: &Golden, load: fn(&Golden, VarBuilder<'_>) -> Forward) -> [f64
 
 #[test]
 fn outputs_and_gradients_match_diffusers() {
-    for name in UNETS {
-        let [output, gradient] = errors(&Golden::read(name), unet);
+    for name in NETWORKS {
+        let [output, gradient] = errors(&Golden::read(name));
         println!("{name}: output {output:.1e}, gradient {gradient:.1e}");
         assert!(output < 1e-4 && gradient < 1e-4, "{name}: {output} {gradient}");
+    }
+}
+
+/// Configurations that have every kind of block and option between them.
+fn small() -> [(DenoiserConfig, Condition); 4] {
+    let config = |json: Value| serde_json::from_value::<DenoiserConfig>(json).unwrap();
+    let mask = Tensor::new(&[[1f64, 1.0, 0.0], [1.0, 1.0, 1.0]], &Device::Cpu).unwrap();
+    let tokens = Some(normal(5, &[2, 3, 6], DType::F64));
+    let concat = Some(normal(6, &[2, 1, 6, 5], DType::F64));
+    let class = Some(vec![3, 1]);
+    let (tokens2, concat2) = (tokens.clone(), concat.clone());
+    [
+        (
+            config(json!({
+                "_class_name": "UNet2DConditionModel", "in_channels": 3, "out_channels": 2,
+                "block_out_channels": [4, 8], "layers_per_block": 1, "norm_num_groups": 2,
+                "down_block_types": ["CrossAttnDownBlock2D", "AttnDownBlock2D"],
+                "up_block_types": ["AttnUpBlock2D", "CrossAttnUpBlock2D"],
+                "cross_attention_dim": 6, "attention_head_dim": 2, "num_class_embeds": 4
+            })),
+            Condition { tokens: tokens.clone(), mask: Some(mask), class: class.clone(), concat },
+        ),
+        (
+            config(json!({
+                "_class_name": "UNet2DConditionModel", "in_channels": 2, "out_channels": 2,
+                "block_out_channels": [4, 8], "layers_per_block": 1, "norm_num_groups": 2,
+                "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+                "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+                "cross_attention_dim": 6, "attention_head_dim": [1, 2], "use_linear_projection": true,
+                "only_cross_attention": true, "class_embed_type": "timestep",
+                "timestep_post_act": "mish", "time_embedding_act_fn": "gelu",
+                "resnet_time_scale_shift": "scale_shift", "class_embeddings_concat": true
+            })),
+            Condition { tokens, class: class.clone(), ..Condition::default() },
+        ),
+        (
+            config(json!({
+                "_class_name": "UNet2DModel", "in_channels": 2, "out_channels": 2,
+                "block_out_channels": [4, 8], "layers_per_block": 1, "norm_num_groups": 2,
+                "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+                "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 4,
+                "num_class_embeds": 4, "downsample_padding": 0, "center_input_sample": true
+            })),
+            Condition { class: class.clone(), ..Condition::default() },
+        ),
+        (
+            config(json!({
+                "_class_name": "DiTTransformer2DModel", "in_channels": 3, "out_channels": 2,
+                "num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2, "sample_size": 4,
+                "patch_size": 1, "num_embeds_ada_norm": 3, "cross_attention_dim": 6,
+                "norm_elementwise_affine": true
+            })),
+            Condition { tokens: tokens2, mask: None, class, concat: concat2 },
+        ),
+    ]
+}
+
+#[test]
+fn every_parameter_has_its_gradient() {
+    for (config, condition) in small() {
+        let (net, params) = gradient::variables(|vb| DenoiserNet::load(&config, vb).unwrap());
+        gradient::randomise(&params);
+        let (x, target) =
+            (normal(0, &[2, 2, 6, 5], DType::F64), normal(1, &[2, 2, 6, 5], DType::F64));
+        let faults = gradient::faults(&params, &|| {
+            mse(&net.forward(&x, &[30.0, 700.5], &condition)?, &target, None)
+        });
+        assert!(faults.is_empty(), "{faults:#?}");
+    }
+}
+
+/// Steps of AdamW on one batch until the loss is below a thousandth of what it was, at most `most`.
+fn overfit(
+    net: &dyn Fn(&Tensor, &[f64]) -> Result<Tensor>,
+    params: &Params,
+    objective: &Objective,
+    most: usize,
+) -> [f64; 2] {
+    let config = OptimizerConfig { weight_decay: 0.0, ..OptimizerConfig::default() };
+    let mut optimizer = AdamW::new(config, params.named()).unwrap();
+    let (data, noise) =
+        (normal(2, &[3, 2, 6, 5], DType::F32), normal(3, &[3, 2, 6, 5], DType::F32));
+    // What the network is told: a timestep, or 1000 times the flow's time.
+    let told = [199.0, 500.0, 900.0];
+    let own = if matches!(objective.path, Path::Discrete(_)) { 1.0 } else { 1e-3 };
+    let batch = objective.batch(&data, &noise, None, &told.map(|t| own * t)).unwrap();
+    let mut first = None;
+    for step in 0.. {
+        let loss = batch.loss(&net(&batch.x_t, &told).unwrap(), None).unwrap();
+        let value = values(&loss)[0];
+        let first = *first.get_or_insert(value);
+        if value < 1e-3 * first || step == most {
+            return [value / first, step as f64];
+        }
+        optimizer.update(&loss.backward().unwrap(), 2e-3).unwrap();
+    }
+    unreachable!()
+}
+
+/// DDPM's noise prediction, and the velocity of flow matching.
+fn objectives() -> [(&'static str, Objective); 2] {
+    let table = Discrete::new(DiscreteConfig::default()).unwrap();
+    let ddpm =
+        Objective { path: Path::Discrete(table), target: Target::Noise, ..Objective::default() };
+    [("ddpm", ddpm), ("flow", Objective::default())]
+}
+
+#[test]
+fn one_batch_is_learnt_by_heart() {
+    for (config, condition) in small() {
+        let condition = Condition {
+            tokens: condition.tokens.map(|_| normal(7, &[3, 4, 6], DType::F32)),
+            mask: None,
+            class: condition.class.map(|_| vec![0, 3, 2]),
+            concat: condition.concat.map(|_| normal(8, &[3, 1, 6, 5], DType::F32)),
+        };
+        for (name, objective) in objectives() {
+            let params = Params::new(4);
+            let net = DenoiserNet::load(&config, params.builder(&Device::Cpu)).unwrap();
+            let [ratio, steps] =
+                overfit(&|x, t| net.forward(x, t, &condition), &params, &objective, 400);
+            println!("{name}: loss {ratio:.1e} of the first after {steps} steps");
+            assert!(ratio < 1e-3, "{name}: {ratio}");
+        }
     }
 }

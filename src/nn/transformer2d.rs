@@ -9,13 +9,13 @@
 use candle_core::{D, Result as TensorResult, Tensor};
 use candle_nn::VarBuilder;
 
-use super::activation::gelu;
+use super::activation::{gelu, gelu_tanh};
 use super::attention::{Attention, AttentionConfig};
 use super::condition::Context;
 use super::conv2d::{Conv2d, Geometry};
 use super::linear::Linear;
 use super::norm::{GroupNorm, LayerNorm};
-use crate::{Error, Result};
+use crate::Result;
 
 const GROUP_EPS: f64 = 1e-6;
 const LAYER_EPS: f64 = 1e-5;
@@ -115,7 +115,7 @@ struct TransformerBlock {
     norm2: LayerNorm,
     attn2: Attention,
     norm3: LayerNorm,
-    ff: GatedFeedForward,
+    ff: FeedForward,
     only_cross_attention: bool,
 }
 
@@ -138,7 +138,7 @@ impl TransformerBlock {
             norm2: LayerNorm::load(dim, LAYER_EPS, vb.pp("norm2"))?,
             attn2: attention(true, "attn2")?,
             norm3: LayerNorm::load(dim, LAYER_EPS, vb.pp("norm3"))?,
-            ff: GatedFeedForward::load(dim, vb.pp("ff"))?,
+            ff: FeedForward::load(dim, FeedForwardKind::Gated, vb.pp("ff"))?,
             only_cross_attention: config.only_cross_attention,
         })
     }
@@ -154,28 +154,50 @@ impl TransformerBlock {
     }
 }
 
-/// GEGLU of four times the width, under diffusers' names `net.0.proj` and `net.2`.
-#[derive(Clone, Debug)]
-struct GatedFeedForward {
-    proj: Linear,
-    out: Linear,
+/// What stands between the two linear layers of a [`FeedForward`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FeedForwardKind {
+    /// GELU by erf of one half times the other.
+    Gated,
+    /// GELU by erf.
+    Gelu,
+    /// GELU by tanh.
+    GeluTanh,
 }
 
-impl GatedFeedForward {
-    fn load(dim: usize, vb: VarBuilder<'_>) -> Result<Self> {
-        let wide = dim.checked_mul(8).ok_or_else(|| {
-            Error::Invalid(format!("feed-forward: expected a smaller width than {dim}"))
-        })?;
+/// Two layers of four times the width, under diffusers' names `net.0.proj` and `net.2`.
+#[derive(Clone, Debug)]
+pub(super) struct FeedForward {
+    proj: Linear,
+    out: Linear,
+    kind: FeedForwardKind,
+}
+
+impl FeedForward {
+    pub(super) fn load(
+        dim: usize,
+        kind: FeedForwardKind,
+        vb: VarBuilder<'_>,
+    ) -> TensorResult<Self> {
+        let wide = if kind == FeedForwardKind::Gated { 8 * dim } else { 4 * dim };
         Ok(Self {
             proj: Linear::load(dim, wide, vb.pp("net.0.proj"))?,
-            out: Linear::load(wide / 2, dim, vb.pp("net.2"))?,
+            out: Linear::load(4 * dim, dim, vb.pp("net.2"))?,
+            kind,
         })
     }
 
-    fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
         let h = self.proj.forward(x)?;
-        let half = h.dim(D::Minus1)? / 2;
-        let (value, gate) = (h.narrow(D::Minus1, 0, half)?, h.narrow(D::Minus1, half, half)?);
-        self.out.forward(&(value * gelu(&gate.contiguous()?)?)?)
+        let h = match self.kind {
+            FeedForwardKind::Gelu => gelu(&h)?,
+            FeedForwardKind::GeluTanh => gelu_tanh(&h)?,
+            FeedForwardKind::Gated => {
+                let half = h.dim(D::Minus1)? / 2;
+                let gate = h.narrow(D::Minus1, half, half)?.contiguous()?;
+                (h.narrow(D::Minus1, 0, half)? * gelu(&gate)?)?
+            }
+        };
+        self.out.forward(&h)
     }
 }

@@ -356,7 +356,7 @@ impl UNet2dConfig {
 
     /// Keys that diffusers' class does not have: in a file of others they are nothing, in one of our own
     /// they are a slip of the pen.
-    pub fn unknown_keys(&self) -> Vec<&str> {
+    pub fn unknown_keys(&self) -> Vec<String> {
         match self {
             Self::Conditional(config) => {
                 unknown(&config.rest, &CONDITIONAL_ONLY, &CONDITIONAL_NO_EFFECT)
@@ -375,15 +375,15 @@ pub(super) fn sides(size: Option<&PerLevel<usize>>) -> Option<[usize; 2]> {
 }
 
 /// The keys of `rest` that stand in neither list and are no remark (`_name_or_path`).
-pub(super) fn unknown<'a>(
-    rest: &'a BTreeMap<String, Value>,
+pub(super) fn unknown(
+    rest: &BTreeMap<String, Value>,
     only: &[(&str, &str)],
     no_effect: &[&str],
-) -> Vec<&'a str> {
+) -> Vec<String> {
     let known = |key: &str| {
         key.starts_with('_') || only.iter().any(|o| o.0 == key) || no_effect.contains(&key)
     };
-    rest.keys().map(String::as_str).filter(|key| !known(key)).collect()
+    rest.keys().filter(|key| !known(key)).cloned().collect()
 }
 
 /// Refuses a key that has another value than the one that is supported.
