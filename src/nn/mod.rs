@@ -14,6 +14,7 @@ pub mod activation;
 mod add_channels;
 pub mod attention;
 pub mod batch_norm;
+pub mod clip;
 pub mod condition;
 pub mod conv;
 pub mod conv2d;
