@@ -3,6 +3,7 @@
 pub mod grid;
 pub mod output;
 pub mod parameters;
+pub mod pixels;
 pub mod png;
 pub mod png_text;
 pub mod settings;
