@@ -7,6 +7,7 @@ mod methods;
 pub mod output;
 pub mod parameters;
 pub mod plan;
+pub mod pixels;
 pub mod png;
 pub mod png_text;
 pub mod scheduler;
