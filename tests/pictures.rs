@@ -3,9 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
-use pathline::dataset::pictures::{Checksum, Pictures, PicturesConfig};
+use pathline::dataset::pictures::{Pictures, PicturesConfig};
 
 const HELD_OUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/emoji-flow/held-out.txt");
 
@@ -111,7 +112,6 @@ fn another_font_is_refused_by_name() {
     for part in ["Cargo.toml", "fonts-noto-color-emoji", "2.042", "SHA-256", "checksum"] {
         assert!(error.contains(part), "{error}");
     }
-    let _ = Checksum::Any;
 }
 
 #[test]
@@ -174,5 +174,222 @@ fn fashion_has_ten_classes() {
         let values: Vec<f32> = batch.flatten_all().unwrap().to_vec1().unwrap();
         assert!(values.iter().all(|v| (-1.0..=1.0).contains(v)));
         assert!(pictures.batch(&[count]).is_err());
+    }
+}
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pictures").join(name)
+}
+
+#[test]
+fn an_excerpt_of_the_font_gives_numpys_pictures() {
+    let (font, names) = (data("emoji.ttf"), data("emoji-test.txt"));
+    let read = |extra: &str| {
+        let toml =
+            format!("source = \"emoji\"\nsize = 32\nfont = {font:?}\nnames = {names:?}\n{extra}");
+        Pictures::open(&config(&toml))
+    };
+    assert!(read("").unwrap_err().to_string().contains("SHA-256"));
+    let pictures = read("checksum = \"any\"").unwrap();
+    assert_eq!(pictures.len(), 14);
+    assert_eq!(pictures.captions[6], "woman firefighter: medium skin tone");
+    assert_eq!(pictures.captions[13], "flag: england");
+    assert_eq!(pictures.classes[pictures.labels[7] as usize], "food-fruit");
+    let expected = std::fs::read(data("emoji-32.bin")).unwrap();
+    assert_eq!(expected.len(), pictures.pixels.len());
+    let off = expected.iter().zip(&pictures.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    println!("largest difference from numpy: {off} of 255");
+    assert!(off <= 1, "{off}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("held-out.txt");
+    let held_out = |text: &str| {
+        std::fs::write(&list, text).unwrap();
+        read(&format!("checksum = \"any\"\nheld_out = {list:?}"))
+    };
+    let pictures = held_out("# comment\n\nGreen Apple\nflag: england\n").unwrap();
+    assert_eq!(pictures.held_out, [8, 13]);
+    assert_eq!(pictures.training(), [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12]);
+    let error = held_out("green apple\nblue apple\n").unwrap_err().to_string();
+    assert!(error.contains("line 2") && error.contains("blue apple"), "{error}");
+}
+
+#[test]
+fn an_excerpt_of_fashion_mnist_is_read_and_a_broken_one_is_not() {
+    let read = |folder: &Path| {
+        let toml = format!(
+            "source = \"fashion_mnist\"\nsize = 32\nsplit = \"test\"\nfolder = {folder:?}\nchecksum = \"any\""
+        );
+        Pictures::open(&config(&toml))
+    };
+    let pictures = read(&data("fashion")).unwrap();
+    assert_eq!((pictures.len(), pictures.labels.len()), (100, 100));
+    // The test half begins with an ankle boot, a pullover and two trousers.
+    assert_eq!(pictures.labels[..4], [9, 2, 1, 1]);
+    let folder = tempfile::tempdir().unwrap();
+    let error = read(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("dataset-fashion-mnist"), "{error}");
+    for name in ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"] {
+        std::fs::copy(data("fashion").join(name), folder.path().join(name)).unwrap();
+    }
+    read(folder.path()).unwrap();
+    let labels = folder.path().join("t10k-labels-idx1-ubyte.gz");
+    for (bytes, expected) in [
+        (gzip(&[0, 0, 8, 1, 0, 0, 0, 2, 1, 2]), "expected 100 labels"),
+        (gzip(&[0, 0, 8, 1, 255, 255, 255, 255, 1]), "as many bytes"),
+        (gzip(&[&[0, 0, 8, 1, 0, 0, 0, 100], &[11u8; 100][..]].concat()), "labels below 10"),
+        (gzip(&vec![0; 1 << 20]), "at most 10008 bytes"),
+        (b"no gzip at all".to_vec(), "gzip"),
+    ] {
+        std::fs::write(&labels, bytes).unwrap();
+        let error = read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("labels-idx1"), "{error}");
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn folder(path: &Path, size: usize, extra: &str) -> pathline::Result<Pictures> {
+    Pictures::open(&config(&format!(
+        "source = \"folder\"\npath = {path:?}\nsize = {size}\n{extra}"
+    )))
+}
+
+#[test]
+fn a_folder_has_classes_and_captions() {
+    let pictures = folder(&data("folder"), 32, "").unwrap();
+    assert_eq!(pictures.captions, ["green apple", "red apple", "red heart", "woman firefighter"]);
+    assert_eq!(pictures.classes, ["fruit", "heart", "person"]);
+    assert_eq!(pictures.labels, [0, 0, 1, 2]);
+    let pixels = pictures.picture(2).unwrap();
+    let middle = &pixels[(16 * 32 + 16) * 3..][..3];
+    assert!(middle[0] > 150 && middle[1] < 120, "{middle:?}");
+    assert_eq!(pixels[..3], [255; 3]);
+    assert_eq!(folder(&data("folder"), 16, "channels = 1").unwrap().pixels.len(), 4 * 256);
+    // Larger than the file.
+    assert_eq!(folder(&data("folder"), 256, "").unwrap().size, [256, 256]);
+
+    // Files without folders have no classes; texts beside them are captions.
+    let flat = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        let to = flat.path().join(name).with_extension("png");
+        std::fs::copy(data("folder/heart/red-heart.png"), to).unwrap();
+    }
+    let pictures = folder(flat.path(), 8, "").unwrap();
+    assert!(pictures.captions.is_empty() && pictures.classes.is_empty());
+    std::fs::write(flat.path().join("a.txt"), "a red heart\n").unwrap();
+    let error = folder(flat.path(), 8, "").unwrap_err().to_string();
+    assert!(error.contains("b.png") && error.contains("caption"), "{error}");
+    let metadata = flat.path().join("metadata.jsonl");
+    std::fs::write(&metadata, "{\"file_name\": \"./b.png\", \"text\": \"another\", \"x\": 1}\n")
+        .unwrap();
+    assert_eq!(folder(flat.path(), 8, "").unwrap().captions, ["a red heart", "another"]);
+    for (text, expected) in [
+        ("{\"file_name\": \"c.png\", \"text\": \"none\"}", "c.png"),
+        ("{\"file_name\": \"../b.png\", \"text\": \"none\"}", "../b.png"),
+        ("{\"file_name\": \"b.png\"}", "line 1"),
+        ("not json", "line 1"),
+        (
+            "{\"file_name\":\"b.png\",\"text\":\"x\"}\n{\"file_name\":\"b.png\",\"text\":\"y\"}",
+            "twice",
+        ),
+    ] {
+        std::fs::write(&metadata, text).unwrap();
+        let error = folder(flat.path(), 8, "").unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("metadata.jsonl"), "{error}");
+    }
+}
+
+/// A PNG chunk with its sum.
+fn chunk(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
+    let mut crc = flate2::Crc::new();
+    crc.update(kind);
+    crc.update(body);
+    let length = (body.len() as u32).to_be_bytes();
+    [&length[..], kind, body, &crc.sum().to_be_bytes()].concat()
+}
+
+fn zlib(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn png_file(width: u32, height: u32, depth_and_color: [u8; 2], chunks: &[Vec<u8>]) -> Vec<u8> {
+    let [depth, color] = depth_and_color;
+    let header =
+        [&width.to_be_bytes()[..], &height.to_be_bytes(), &[depth, color, 0, 0, 0]].concat();
+    let body = [chunk(b"IHDR", &header), chunks.concat(), chunk(b"IEND", &[])].concat();
+    [&b"\x89PNG\r\n\x1a\n"[..], &body].concat()
+}
+
+#[test]
+fn hostile_pictures_are_refused_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.png");
+    let read = |bytes: Vec<u8>| {
+        std::fs::write(&path, bytes).unwrap();
+        folder(dir.path(), 8, "")
+    };
+    // The twin that is sound: 2×2 grey and a comment.
+    let rows = || chunk(b"IDAT", &zlib(&[0, 1, 2, 0, 3, 4]));
+    let sound = png_file(2, 2, [8, 0], &[chunk(b"tEXt", b"a\0b"), rows()]);
+    assert!(read(sound.clone()).is_ok());
+    // A text of 64 MiB is skipped, not unpacked.
+    let bomb = [&b"a\0\0"[..], &zlib(&vec![b'x'; 64 << 20])].concat();
+    assert!(read(png_file(2, 2, [8, 0], &[chunk(b"zTXt", &bomb), rows()])).is_ok());
+
+    let huge = png_file(100_000, 100_000, [8, 6], &[rows()]);
+    let wide = png_file(u32::MAX >> 1, 1, [16, 6], &[rows()]);
+    let short = png_file(3000, 3000, [8, 2], &[rows()]);
+    let empty = png_file(0, 2, [8, 0], &[rows()]);
+    let without_data = png_file(2, 2, [8, 0], &[]);
+    let without_palette = png_file(2, 2, [8, 3], &[rows()]);
+    let cut = sound[..sound.len() - 20].to_vec();
+    let mut flipped = sound.clone();
+    flipped[20] ^= 1;
+    let not_deflate = png_file(2, 2, [8, 0], &[chunk(b"IDAT", b"not deflate")]);
+    let cases = [
+        ("huge", huge, "at most 33554432 pixels"),
+        ("wide", wide, "at most 33554432 pixels"),
+        ("short", short, "PNG"),
+        ("empty", empty, "PNG"),
+        ("without data", without_data, "PNG"),
+        ("without palette", without_palette, "PNG"),
+        ("cut", cut, "PNG"),
+        ("flipped", flipped, "PNG"),
+        ("not deflate", not_deflate, "PNG"),
+        ("a text", b"hello".to_vec(), "PNG"),
+        ("nothing", Vec::new(), "PNG"),
+    ];
+    for (name, bytes, expected) in cases {
+        let error = read(bytes).expect_err(name).to_string();
+        assert!(error.contains(expected) && error.contains("x.png"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn numbers_out_of_range_are_refused() {
+    let heart = data("folder");
+    for (size, extra) in [(0, ""), (3, ""), (100_000, ""), (8, "channels = 2"), (8, "channels = 4")]
+    {
+        assert!(folder(&heart, size, extra).is_err(), "{size} {extra}");
+    }
+    let empty = tempfile::tempdir().unwrap();
+    assert!(folder(empty.path(), 8, "").unwrap_err().to_string().contains(".png"));
+    assert!(folder(&empty.path().join("none"), 8, "").is_err());
+    for bad in [
+        "source = \"fashion_mnist\"\nsize = 27",
+        "source = \"pusht\"\nsize = 64\ncount = 0\nseed = 0",
+        "source = \"pusht\"\nsize = 64\ncount = 100000000000\nseed = 0",
+    ] {
+        assert!(Pictures::open(&config(bad)).is_err(), "{bad}");
+    }
+    for bad in ["source = \"photos\"", "source = \"emoji\"\nsize = 8\ncolor = 3", "size = 8"] {
+        assert!(toml::from_str::<PicturesConfig>(bad).is_err(), "{bad}");
     }
 }

@@ -16,6 +16,7 @@ pub mod dagger;
 pub mod ema;
 pub mod eval;
 pub mod optimizer;
+pub mod quality;
 pub mod recipe;
 pub mod run;
 pub mod samples;

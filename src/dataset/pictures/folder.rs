@@ -127,7 +127,8 @@ fn metadata(path: &Path) -> Result<BTreeMap<PathBuf, String>> {
         let line: Line = serde_json::from_str(line)
             .map_err(|e| wrong(format!("expected {{\"file_name\": …, \"text\": …}}: {e}")))?;
         let name = line.file_name;
-        if listed.insert(PathBuf::from(&name), line.text).is_some() {
+        let relative = PathBuf::from(name.strip_prefix("./").unwrap_or(&name));
+        if listed.insert(relative, line.text).is_some() {
             return Err(wrong(format!("expected each file once, got {name:?} twice")));
         }
     }

@@ -42,7 +42,7 @@ const COLORS: [[u8; 3]; 7] = [
 
 /// `count` pictures with maps at `size`×`size`.
 pub(super) fn render(size: usize, count: usize, seed: u64) -> Result<Pictures> {
-    if size < 16 || size > WORLD || !WORLD.is_multiple_of(size) {
+    if !(16..=WORLD).contains(&size) || !WORLD.is_multiple_of(size) {
         return Err(Error::range("pictures: size", "16, 32, 64, 128, 256 or 512 px", size as f64));
     }
     if count == 0 {
