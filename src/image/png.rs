@@ -16,7 +16,7 @@ use std::path::Path;
 use png::{BitDepth, ColorType, DecodingError, Transformations};
 
 use super::output;
-use super::png_text::{self, SIGNATURE, Text};
+use super::png_text::{self, Text};
 use crate::{Error, Result};
 
 /// The most pixels of a picture that a user gives: 8K, or 100 MB in memory.
@@ -208,7 +208,7 @@ fn damaged(path: &Path, e: &DecodingError) -> Error {
 /// Appends a row, expanded by the decoder to grey or RGB with or without alpha.
 fn push_rgb(rgb: &mut Vec<u8>, row: &[u8], color: ColorType, depth: BitDepth) {
     let samples = color.samples();
-    let (grey, alpha) = (samples < 3, samples % 2 == 0);
+    let (grey, alpha) = (samples < 3, samples.is_multiple_of(2));
     let mut push = |pixel: &[u64], max: u64| {
         for channel in 0..3 {
             let value = pixel[if grey { 0 } else { channel }];

@@ -5,6 +5,7 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 
 use super::*;
+use crate::image::png_text::SIGNATURE;
 
 /// A chunk with its checksum.
 fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {

@@ -33,7 +33,7 @@ pub struct Settings {
     pub batch_count: usize,
     /// Height and width, px.
     pub size: [usize; 2],
-    /// Sampler steps, without what img2img leaves out.
+    /// Sampler steps from noise to data; with an initial picture only a share of them is walked.
     pub steps: usize,
     /// Name of the sampler.
     pub sampling_method: String,

@@ -165,7 +165,7 @@ fn scale_and_shift(dim: usize, vb: &VarBuilder<'_>) -> TensorResult<(Tensor, Ten
 }
 
 /// `(x − mean)/√(var + eps)` over the last dimension; the variance divides by n.
-fn standardise(x: &Tensor, eps: f64) -> TensorResult<Tensor> {
+pub(super) fn standardise(x: &Tensor, eps: f64) -> TensorResult<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     centred.broadcast_mul(&inverse_root(&variance, eps)?)

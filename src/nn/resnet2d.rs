@@ -15,6 +15,7 @@ use candle_nn::VarBuilder;
 use super::conv2d::{Conv2d, Geometry};
 use super::linear::Linear;
 use super::norm::GroupNorm;
+use super::upsample::nearest_last;
 use crate::{Error, Result};
 
 /// A 3×3 convolution that keeps the size.
@@ -184,42 +185,14 @@ impl Upsample2d {
     /// # Errors
     /// When the shape is another, or a side of `size` is 0.
     pub fn forward_last(&self, x: &Tensor, size: Option<[usize; 2]>) -> Result<Tensor> {
-        self.conv.forward_last(&nearest_last(x, size)?)
+        let (_, h, w, _) = x.dims4()?;
+        self.conv.forward_last(&nearest_last(x, size.unwrap_or([2 * h, 2 * w]))?)
     }
-}
-
-/// The nearest pixel, `x` `[b, h, w, c]` to twice the size or to `size`. Source of the rule:
-/// PyTorch's `interpolate(mode="nearest")`, pixel `⌊i·(input/output)⌋` in f32.
-///
-/// # Errors
-/// When the rank is another, or a side of `size` is 0.
-pub fn nearest_last(x: &Tensor, size: Option<[usize; 2]>) -> Result<Tensor> {
-    let &[b, h, w, c] = x.dims() else {
-        return Err(Error::shape("upsampling, channels last", "[b, h, w, c]", x.dims()));
-    };
-    let [height, width] = size.unwrap_or([2 * h, 2 * w]);
-    if height.min(width).min(h).min(w) == 0 {
-        let got = format!("from {h}×{w} to {height}×{width}");
-        return Err(Error::shape("upsampling, channels last", "at least one pixel", got));
-    }
-    if [height, width] == [2 * h, 2 * w] {
-        // A broadcast, since candle's own nearest upsampling overwrites gradients (`upsample.rs`).
-        let wide = x.reshape((b * h, 1, w, 1, c))?.broadcast_as((b * h, 2, w, 2, c))?;
-        return Ok(wide.contiguous()?.reshape((b, height, width, c))?);
-    }
-    let from = |input: usize, output: usize| -> Result<Tensor> {
-        let scale = input as f32 / output as f32;
-        let nearest = |i: usize| ((i as f32 * scale) as usize).min(input - 1) as u32;
-        let index: Vec<u32> = (0..output).map(nearest).collect();
-        Ok(Tensor::from_vec(index, output, x.device())?)
-    };
-    let lines = if height == h { x.clone() } else { x.index_select(&from(h, height)?, 1)? };
-    Ok(if width == w { lines } else { lines.contiguous()?.index_select(&from(w, width)?, 2)? })
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::Device;
 
     use super::*;
     use crate::nn::params::Params;
@@ -228,31 +201,6 @@ mod tests {
         let n: usize = shape.iter().product();
         let values: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
-
-    #[test]
-    fn nearest_takes_torchs_pixels_and_adds_up_gradients() {
-        for (size, out) in [([2, 3], [4, 6]), ([2, 3], [3, 5]), ([3, 3], [7, 2]), ([2, 2], [2, 5])]
-        {
-            let x = Var::from_tensor(&numbers(&[2, size[0], size[1], 3])).unwrap();
-            let y = nearest_last(&x, Some(out)).unwrap();
-            assert_eq!(y.dims(), [2, out[0], out[1], 3]);
-            let (from, to) = (x.flatten_all().unwrap(), y.flatten_all().unwrap());
-            let (from, to) = (from.to_vec1::<f32>().unwrap(), to.to_vec1::<f32>().unwrap());
-            let mut uses = vec![0.0f32; from.len()];
-            for (i, value) in to.iter().enumerate() {
-                let (c, column, line) = (i % 3, i / 3 % out[1], i / 3 / out[1] % out[0]);
-                let (line, column) = (line * size[0] / out[0], column * size[1] / out[1]);
-                let b = i / (3 * out[0] * out[1]);
-                let pixel = ((b * size[0] + line) * size[1] + column) * 3 + c;
-                assert_eq!(*value, from[pixel], "{size:?} to {out:?}, {i}");
-                uses[pixel] += 1.0;
-            }
-            let grads = y.sum_all().unwrap().backward().unwrap();
-            let grad = grads.get(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            assert_eq!(grad, uses);
-        }
-        assert!(nearest_last(&numbers(&[1, 2, 2, 1]), Some([0, 4])).is_err());
     }
 
     #[test]
