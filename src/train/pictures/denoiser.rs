@@ -199,13 +199,13 @@ impl Job for DenoiserJob<'_> {
         let rows = match &self.conditions {
             Conditions::Text { .. } => {
                 let captions = |all: &[usize]| -> Vec<String> {
-                    let step = (all.len() / SHOWN).max(1);
-                    let some = all.iter().step_by(step).take(SHOWN);
-                    some.map(|&i| self.pictures.captions[i].clone()).collect()
+                    let some = (0..SHOWN).map(|i| all[i * all.len() / SHOWN]);
+                    some.map(|i| self.pictures.captions[i].clone()).collect()
                 };
-                let sets = [captions(&self.pictures.training()), captions(&self.pictures.held_out)];
-                let sets = sets.into_iter().filter(|prompts| prompts.len() == SHOWN);
-                sets.map(|prompts| {
+                let sets = [self.pictures.training(), self.pictures.held_out.clone()];
+                let sets = sets.iter().filter(|set| !set.is_empty());
+                sets.map(|set| {
+                    let prompts = captions(set);
                     draw(&Request { batch_count: prompts.len(), prompts, ..Request::default() })
                 })
                 .collect::<Result<Vec<_>>>()?
