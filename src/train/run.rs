@@ -129,7 +129,8 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
         if due(recipe.train.log_freq) || last {
             loss = sum / count as f64;
             (sum, count) = (0.0, 0);
-            let mut metric = Metric { step, loss, lr, grad_norm, pc_success: None, parts: BTreeMap::new() };
+            let mut metric =
+                Metric { step, loss, lr, grad_norm, pc_success: None, parts: BTreeMap::new() };
             if due(recipe.eval.freq) {
                 let report = evaluate_ema(recipe, &adam, &processor, device)?;
                 progress.say(&format!(

@@ -111,8 +111,10 @@ impl<'a> AutoencoderJob<'a> {
                 let quantized = net.quantize(&net.encode(x)?)?;
                 let hidden = net.decode_hidden(&quantized.z_q)?;
                 let latent = quantized.loss.affine(self.loss.codebook_weight, 0.0)?;
-                let parts =
-                    vec![("codebook", scalar(&quantized.loss)?), ("perplexity", quantized.perplexity)];
+                let parts = vec![
+                    ("codebook", scalar(&quantized.loss)?),
+                    ("perplexity", quantized.perplexity),
+                ];
                 Ok(Made { hidden, latent, parts })
             }
             Autoencoder::Tiny(net) => {
@@ -168,7 +170,8 @@ impl<'a> AutoencoderJob<'a> {
         let measured: Vec<usize> = training.into_iter().step_by(step).take(MEASURED).collect();
         let (mut sum, mut squares, mut count) = (0.0, 0.0, 0.0);
         for indices in measured.chunks(16) {
-            let latents = net.encode(&self.pictures.batch(indices)?.to_device(&self.device)?, None)?;
+            let latents =
+                net.encode(&self.pictures.batch(indices)?.to_device(&self.device)?, None)?;
             let latents = latents.to_dtype(DType::F64)?;
             count += latents.elem_count() as f64;
             sum += latents.sum_all()?.to_scalar::<f64>()?;
@@ -201,8 +204,13 @@ impl Job for AutoencoderJob<'_> {
         let (step, size) = (self.adam.step(), self.recipe.train.batch_size);
         let indices = self.order.batch(step, size);
         let (noise, first) = (Noise::new(self.recipe.train.seed), (step * size) as u64);
-        let x =
-            augmented(self.pictures, &indices, &self.recipe.augment, (&noise, first), &self.device)?;
+        let x = augmented(
+            self.pictures,
+            &indices,
+            &self.recipe.augment,
+            (&noise, first),
+            &self.device,
+        )?;
         let Made { hidden, latent, mut parts } = self.made(&x, first)?;
         let heard = self.critic.as_ref().filter(|critic| critic.is_on(step));
         let (made, loss, grads) = match heard {
@@ -214,7 +222,8 @@ impl Job for AutoencoderJob<'_> {
             Some(critic) => {
                 let vars = self.params.named();
                 let Some((_, last)) = vars.iter().find(|(name, _)| name == LAST_WEIGHT) else {
-                    let message = "model.loss.adversarial: expected a network with a decoder.conv_out";
+                    let message =
+                        "model.loss.adversarial: expected a network with a decoder.conv_out";
                     return Err(Error::Invalid(message.to_owned()));
                 };
                 let terms = RefCell::new(Vec::new());

@@ -10,9 +10,9 @@ use candle_core::{Device, Tensor};
 
 use super::super::optimizer::AdamW;
 use super::recipe::Adversarial;
+use crate::Result;
 use crate::nn::params::Params;
 use crate::vae::discriminator::{Discriminator, discriminator_loss, generator_loss};
-use crate::Result;
 
 /// Before the names of its state.
 const PREFIX: &str = "critic/";
