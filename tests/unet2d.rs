@@ -2,6 +2,7 @@
 //! The golden file is written by tests/golden/unet2d.py; weights follow a formula of their name.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
+#![allow(clippy::print_stdout, reason = "a test says how close it came")]
 #![cfg(feature = "nn")]
 
 use std::collections::BTreeMap;
@@ -90,17 +91,20 @@ impl Golden {
     }
 
     /// The weights, and the names and shapes that are asked for.
-    fn weights(&self) -> (VarBuilder<'static>, Arc<Mutex<BTreeMap<String, Vec<usize>>>>) {
-        let asked = Arc::default();
+    fn weights(&self) -> (VarBuilder<'static>, Asked) {
+        let asked = Asked::default();
         let backend = Formula { name: self.name.to_owned(), asked: Arc::clone(&asked) };
         (VarBuilder::from_backend(Box::new(backend), DType::F32, Device::Cpu), asked)
     }
 }
 
+/// The names that a network asks for, with shapes.
+type Asked = Arc<Mutex<BTreeMap<String, Vec<usize>>>>;
+
 /// Weights by formula, as `rule` in the golden script has them.
 struct Formula {
     name: String,
-    asked: Arc<Mutex<BTreeMap<String, Vec<usize>>>>,
+    asked: Asked,
 }
 
 impl SimpleBackend for Formula {
