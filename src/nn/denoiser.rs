@@ -131,7 +131,7 @@ pub enum DenoiserNet {
     /// A UNet.
     UNet(Box<UNet2d>),
     /// A transformer.
-    Dit(Dit),
+    Dit(Box<Dit>),
 }
 
 impl DenoiserNet {
@@ -143,7 +143,7 @@ impl DenoiserNet {
     pub fn load(config: &DenoiserConfig, vb: VarBuilder<'_>) -> Result<Self> {
         Ok(match config.part() {
             Part::UNet(config) => Self::UNet(Box::new(UNet2d::load(&config, vb)?)),
-            Part::Dit(config) => Self::Dit(Dit::load(config, vb)?),
+            Part::Dit(config) => Self::Dit(Box::new(Dit::load(config, vb)?)),
         })
     }
 
