@@ -12,8 +12,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{Device, Tensor};
 
 use super::super::optimizer::AdamW;
 use super::conditions::{Conditions, Encoder, RESCALER, TEXT_ENCODER};
@@ -24,7 +23,6 @@ use super::{Job, Update, sheet};
 use crate::dataset::pictures::Pictures;
 use crate::flow::{Noise, mse};
 use crate::image::{self, Parts, Pipeline, Request};
-use crate::nn::condition::Condition;
 use crate::nn::denoiser::DenoiserNet;
 use crate::nn::params::Params;
 use crate::{Error, Result};
@@ -56,6 +54,12 @@ impl<'a> DenoiserJob<'a> {
         pictures: &'a Pictures,
         device: &Device,
     ) -> Result<Self> {
+        let unknown = model.network.unknown_keys();
+        if !unknown.is_empty() {
+            let message = format!("model.network: expected diffusers' keys, got {unknown:?}");
+            return Err(Error::Invalid(message));
+        }
+        model.network.validate()?;
         let autoencoder = model.autoencoder.as_deref();
         let latents = Latents::new(pictures, &recipe.augment, autoencoder, device)?;
         let factor = latents.autoencoder().map_or(1, |net| net.downsampling());
@@ -192,7 +196,7 @@ impl Job for DenoiserJob<'_> {
         let folder = self.recipe.output_dir.join(".sheet");
         image::save_pipeline(&folder, &self.parts()?)?;
         let pipeline = Pipeline::open(&folder, &self.device)?;
-        let mut draw = |request: &Request| -> Result<Tensor> {
+        let draw = |request: &Request| -> Result<Tensor> {
             let pictures = pipeline.sample(request, &mut |_| Ok(ControlFlow::Continue(())))?;
             Ok(pictures.image)
         };
