@@ -17,20 +17,17 @@ use crate::nn::clip::ClipTextConfig;
 use crate::nn::denoiser::DenoiserConfig;
 use crate::{Error, Result, tensors};
 
-/// Weights by name.
-pub type Weights = HashMap<String, Tensor>;
-
 /// What a folder is written from.
 #[derive(Clone, Debug)]
 pub struct Parts {
     /// The denoiser.
-    pub network: (DenoiserConfig, Weights),
+    pub network: (DenoiserConfig, HashMap<String, Tensor>),
     /// Folder of the autoencoder, whose files are copied; none for a model of pixels.
     pub autoencoder: Option<PathBuf>,
     /// The text encoder and its tokenizer.
-    pub text: Option<(ClipTextConfig, Weights, Tokenizer)>,
+    pub text: Option<(ClipTextConfig, HashMap<String, Tensor>, Tokenizer)>,
     /// What makes channels of a map, and the names of what its pixels show.
-    pub rescaler: Option<(RescalerConfig, Weights, Vec<String>)>,
+    pub rescaler: Option<(RescalerConfig, HashMap<String, Tensor>, Vec<String>)>,
     /// Names of the classes; none where the network is not told one.
     pub classes: Vec<String>,
     /// The class of no class.
@@ -113,7 +110,11 @@ fn scheduler(objective: &Objective) -> Result<Scheduler> {
 }
 
 /// Writes `config.json` and the weights into a folder.
-fn component(dir: &Path, config: &Value, (stem, weights): (&str, &Weights)) -> Result<()> {
+fn component(
+    dir: &Path,
+    config: &Value,
+    (stem, weights): (&str, &HashMap<String, Tensor>),
+) -> Result<()> {
     json::write(&dir.join("config.json"), &config.as_object().cloned().unwrap_or_default())?;
     tensors::save(weights, &dir.join(format!("{stem}.safetensors")))
 }
