@@ -9,6 +9,7 @@ pub(crate) mod eval;
 pub(crate) mod gif;
 pub(crate) mod infer;
 pub(crate) mod inspect;
+mod inspect_picture;
 pub(crate) mod interrupt;
 mod join;
 pub(crate) mod load;
