@@ -41,7 +41,7 @@ const LAYERS: &[Layer] = &[
     // Of flow it needs the seeded noise, for initial weights.
     layer("nn", &["error", "device", "flow"], CANDLE),
     layer("vae", &["error", "device", "tensors", "flow", "nn"], CANDLE),
-    layer("dataset", &["error"], &["parquet", "pathline_sim"]),
+    layer("dataset", &["error"], &["candle_core", "parquet", "pathline_sim"]),
     layer(
         "policy",
         &["error", "action", "device", "tensors", "flow", "solver", "nn", "vae"],

@@ -9,7 +9,8 @@
 //! data/chunk-000/file-000.parquet             one row a frame, episodes one after the other
 //! ```
 //! [`DatasetWriter`] writes one, [`Dataset::open`] reads one, [`Dataset::open_all`] reads several as one.
-//! Pictures and videos are not read: their features are listed, their columns are skipped.
+//! Its pictures and videos are not read: their features are listed, their columns are skipped.
+//! Pictures without robots are read by [`pictures`].
 //!
 //! Source: the files that LeRobot 0.4.4 writes and reads (`lerobot/datasets`, `codebase_version` v3.0);
 //! `tests/golden/lerobot_dataset.py` opens what this module writes and wrote the golden folder that the
@@ -19,6 +20,7 @@ mod episode;
 mod episodes;
 mod features;
 mod info;
+pub mod pictures;
 pub mod pusht;
 mod reader;
 mod staging;

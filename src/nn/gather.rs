@@ -61,7 +61,7 @@ impl Gather {
         self.output[1] * self.kernel * self.kernel * channels
     }
 
-    fn gather<T: WithDType>(&self, x: &[T], [height, width, c]: [usize; 3]) -> Vec<T> {
+    pub(super) fn gather<T: WithDType>(&self, x: &[T], [height, width, c]: [usize; 3]) -> Vec<T> {
         let line_length = self.line_length(c);
         let mut rows = vec![T::zero(); self.count * line_length];
         let gather = |(i, row): (usize, &mut [T])| {
@@ -128,9 +128,9 @@ impl CustomOp1 for Gather {
     }
 }
 
-struct Scatter {
-    gather: Gather,
-    size: [usize; 4],
+pub(super) struct Scatter {
+    pub(super) gather: Gather,
+    pub(super) size: [usize; 4],
 }
 
 impl CustomOp1 for Scatter {

@@ -6,6 +6,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
+use super::add_channels::add_channels;
 use super::product::Weight;
 
 /// The layer.
@@ -57,7 +58,7 @@ impl Linear {
             [] => candle_core::bail!("linear: expected [.., input], got a scalar"),
         };
         let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
+            Some(bias) => add_channels(&y, bias)?,
             None => y,
         };
         if let Some(last) = dims.last_mut() {

@@ -3,9 +3,10 @@
 //! candle-nn's `LayerNorm` and `RmsNorm` run fused kernels that silently cut the gradient. These are
 //! written with plain tensor operations; half precision is widened to f32 inside.
 
-use candle_core::{D, Result as TensorResult, Tensor};
+use candle_core::{D, DType, Result as TensorResult, Tensor};
 use candle_nn::VarBuilder;
 
+use super::group_norm::NormSilu;
 use super::softmax::widen;
 use crate::{Error, Result};
 
@@ -112,11 +113,26 @@ impl GroupNorm {
 
     /// [`Self::forward_last`], then SiLU: what stands before every convolution of a UNet or autoencoder.
     pub(crate) fn silu_last(&self, x: &Tensor) -> TensorResult<Tensor> {
-        self.forward_last(x)?.silu()
+        self.last(x, true)
     }
 
     /// [`Self::forward`] with the channels last: `x` `[b, h, w, channels]`, in f32 or f64.
     pub(crate) fn forward_last(&self, x: &Tensor) -> TensorResult<Tensor> {
+        self.last(x, false)
+    }
+
+    fn last(&self, x: &Tensor, silu: bool) -> TensorResult<Tensor> {
+        if x.dtype() == DType::F32 && x.device().is_cpu() {
+            let op = NormSilu { groups: self.groups, eps: self.eps, silu };
+            let (weight, bias) = (self.weight.contiguous()?, self.bias.contiguous()?);
+            return x.contiguous()?.apply_op3(&weight, &bias, op);
+        }
+        let y = self.plain_last(x)?;
+        if silu { y.silu() } else { Ok(y) }
+    }
+
+    /// The same of tensor operations, in any dtype and on any device.
+    fn plain_last(&self, x: &Tensor) -> TensorResult<Tensor> {
         let (batch, height, width, channels) = x.dims4()?;
         let size = channels / self.groups;
         let inverse_count = 1.0 / (height * width * size) as f64;
@@ -149,7 +165,7 @@ fn scale_and_shift(dim: usize, vb: &VarBuilder<'_>) -> TensorResult<(Tensor, Ten
 }
 
 /// `(x − mean)/√(var + eps)` over the last dimension; the variance divides by n.
-fn standardise(x: &Tensor, eps: f64) -> TensorResult<Tensor> {
+pub(super) fn standardise(x: &Tensor, eps: f64) -> TensorResult<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     centred.broadcast_mul(&inverse_root(&variance, eps)?)
@@ -157,4 +173,48 @@ fn standardise(x: &Tensor, eps: f64) -> TensorResult<Tensor> {
 
 fn inverse_root(square: &Tensor, eps: f64) -> TensorResult<Tensor> {
     (square + eps)?.sqrt()?.recip()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::flow::Noise;
+
+    fn normal(sample: u64, shape: &[usize]) -> Tensor {
+        let n = shape.iter().product();
+        Tensor::from_vec(Noise::new(3).normal(sample, 0, n), shape, &Device::Cpu).unwrap()
+    }
+
+    fn gap(a: &Tensor, b: &Tensor) -> f32 {
+        assert_eq!(a.dims(), b.dims());
+        let largest = |x: &Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        largest(&(a - b).unwrap()) / largest(b)
+    }
+
+    /// Values and all three gradients, far from zero mean, with and without SiLU.
+    #[test]
+    fn the_fused_norm_is_the_plain_one() {
+        for (shape, groups, silu) in
+            [([3, 5, 7, 12], 4, true), ([2, 16, 16, 32], 32, true), ([1, 9, 1, 6], 1, false)]
+        {
+            let x = Var::from_tensor(&(normal(0, &shape) + 3.0).unwrap()).unwrap();
+            let weight = Var::from_tensor(&normal(1, &shape[3..])).unwrap();
+            let bias = Var::from_tensor(&normal(2, &shape[3..])).unwrap();
+            let (w, b) = (weight.as_tensor().clone(), bias.as_tensor().clone());
+            let norm = GroupNorm { weight: w, bias: b, groups, eps: 1e-5 };
+            let fused = norm.last(&x, silu).unwrap();
+            let plain = norm.plain_last(&x).unwrap();
+            let plain = if silu { plain.silu().unwrap() } else { plain };
+            assert!(gap(&fused, &plain) < 2e-6, "{}", gap(&fused, &plain));
+            let seen = normal(4, &shape);
+            let grads = |y: &Tensor| (y * &seen).unwrap().sum_all().unwrap().backward().unwrap();
+            let (fused, plain) = (grads(&fused), grads(&plain));
+            for var in [&x, &weight, &bias] {
+                let gap = gap(fused.get(var).unwrap(), plain.get(var).unwrap());
+                assert!(gap < 3e-6, "{gap}");
+            }
+        }
+    }
 }

@@ -27,6 +27,29 @@ struct Step {
     step: usize,
 }
 
+/// Makes ready the folder of checkpoints of the run in `output_dir`, and finds the newest, step and folder.
+///
+/// # Errors
+/// When there is a run already and `resume` is not said, or there is none and it is.
+pub fn begin(output_dir: &Path, resume: bool) -> Result<Option<(usize, PathBuf)>> {
+    let root = output_dir.join("checkpoints");
+    fs::create_dir_all(&root).map_err(|e| Error::io(&root, e))?;
+    clean(&root)?;
+    let newest = list(&root)?.pop();
+    match (&newest, resume) {
+        (Some((step, _)), false) => {
+            let message = format!(
+                "holds a run at step {step}; continue it with --resume, or name another output_dir"
+            );
+            Err(Error::config(output_dir, message))
+        }
+        (None, true) => {
+            Err(Error::config(&root, "--resume: expected a checkpoint, found none"))
+        }
+        _ => Ok(newest),
+    }
+}
+
 /// Writes checkpoint `step` under `root`: `write_policy` fills the policy's folder, `state` is the
 /// optimiser's. Keeps the newest `keep`.
 ///

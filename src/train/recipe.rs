@@ -79,6 +79,19 @@ pub struct Recipe {
     pub eval: EvalConfig,
 }
 
+/// The recipe at `path` with `overrides` (see [`Recipe::load`]), as text once more, so that errors show the
+/// line that is wrong.
+pub(super) fn merged(path: &Path, overrides: &[String]) -> Result<String> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let mut table: toml::Table =
+        toml::from_str(&text).map_err(|e| Error::config(path, e.to_string()))?;
+    for entry in overrides {
+        set(&mut table, entry).map_err(|message| Error::config("--set", message))?;
+    }
+    // Through text once more, so that errors show the line that is wrong.
+    toml::to_string(&table).map_err(|e| Error::config(path, e.to_string()))
+}
+
 impl Recipe {
     /// Reads a recipe and applies `overrides` of the form `a.b=value` (TOML values; a bare word is
     /// a string).
@@ -86,14 +99,7 @@ impl Recipe {
     /// # Errors
     /// When the file is missing, or a key or value is unknown or impossible.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        let mut table: toml::Table =
-            toml::from_str(&text).map_err(|e| Error::config(path, e.to_string()))?;
-        for entry in overrides {
-            set(&mut table, entry).map_err(|message| Error::config("--set", message))?;
-        }
-        // Through text once more, so that errors show the line that is wrong.
-        let merged = toml::to_string(&table).map_err(|e| Error::config(path, e.to_string()))?;
+        let merged = merged(path, overrides)?;
         let recipe: Self =
             toml::from_str(&merged).map_err(|e| Error::config(path, e.to_string()))?;
         recipe.validate().map_err(|e| Error::config(path, e.to_string()))?;

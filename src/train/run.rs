@@ -1,41 +1,29 @@
 //! One training run, from recipe to checkpoints.
 
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{IsTerminal, Write};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::checkpoint;
 use super::eval::{EvalOptions, EvalReport, evaluate};
+use super::log::{Log, Metric};
 use super::optimizer::AdamW;
+use super::progress::Progress;
 use super::recipe::Recipe;
 use super::samples::{Batch, Demonstrations, Sampler};
 use crate::dataset::Dataset;
 use crate::flow::Objective;
 use crate::nn::mlp::TOKEN_TIME;
 use crate::nn::params::Params;
-use crate::plot::{Series, line_plot};
 use crate::policy::processor::{self, Processor, Stats};
 use crate::policy::{CONFIG, Net, Policy, WEIGHTS, folder};
 use crate::tensors::weights::Weights;
 use crate::{Error, Result, tensors};
-
-/// One line of `metrics.jsonl`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Metric {
-    step: usize,
-    loss: f64,
-    lr: f64,
-    grad_norm: f64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pc_success: Option<f64>,
-}
 
 /// What a run leaves behind.
 #[derive(Clone, Debug, Serialize)]
@@ -63,21 +51,7 @@ pub struct Summary {
 /// When the recipe, the dataset or the folder cannot be used, or the loss is no longer finite.
 pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) -> Result<Summary> {
     let root = recipe.output_dir.join("checkpoints");
-    fs::create_dir_all(&root).map_err(|e| Error::io(&root, e))?;
-    checkpoint::clean(&root)?;
-    let newest = checkpoint::list(&root)?.pop();
-    match (&newest, resume) {
-        (Some((step, _)), false) => {
-            let message = format!(
-                "holds a run at step {step}; continue it with --resume, or name another output_dir"
-            );
-            return Err(Error::config(&recipe.output_dir, message));
-        }
-        (None, true) => {
-            return Err(Error::config(&root, "--resume: expected a checkpoint, found none"));
-        }
-        _ => {}
-    }
+    let newest = checkpoint::begin(&recipe.output_dir, resume)?;
 
     let dataset = Dataset::open_all(&recipe.dataset.paths)?;
     let signature = recipe.policy.signature();
@@ -155,7 +129,7 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
         if due(recipe.train.log_freq) || last {
             loss = sum / count as f64;
             (sum, count) = (0.0, 0);
-            let mut metric = Metric { step, loss, lr, grad_norm, pc_success: None };
+            let mut metric = Metric { step, loss, lr, grad_norm, pc_success: None, parts: BTreeMap::new() };
             if due(recipe.eval.freq) {
                 let report = evaluate_ema(recipe, &adam, &processor, device)?;
                 progress.say(&format!(
@@ -264,112 +238,4 @@ fn write_policy(
         fs::write(&path, text).map_err(|e| Error::io(path, e))?;
     }
     Ok(())
-}
-
-/// `metrics.jsonl`, and the loss curve drawn from it.
-struct Log {
-    dir: PathBuf,
-    file: File,
-    metrics: Vec<Metric>,
-}
-
-impl Log {
-    /// Opens the log and drops what lies after `step` (an interrupted run may have written more).
-    fn open(dir: &Path, step: usize) -> Result<Self> {
-        let path = dir.join("metrics.jsonl");
-        let old = fs::read_to_string(&path).unwrap_or_default();
-        let metrics: Vec<Metric> = old
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Metric>(line).ok())
-            .filter(|metric| metric.step <= step)
-            .collect();
-        // Written beside it and renamed: a run that is killed here keeps its log.
-        let next = dir.join(".metrics.jsonl");
-        let file = File::create(&next).map_err(|e| Error::io(&next, e))?;
-        let mut log = Self { dir: dir.to_owned(), file, metrics: Vec::new() };
-        for metric in &metrics {
-            log.write(metric)?;
-        }
-        fs::rename(&next, &path).map_err(|e| Error::io(&path, e))?;
-        Ok(log)
-    }
-
-    fn write(&mut self, metric: &Metric) -> Result<()> {
-        let line = serde_json::to_string(metric).map_err(|e| Error::Invalid(e.to_string()))?;
-        writeln!(self.file, "{line}").map_err(|e| Error::io(self.dir.join("metrics.jsonl"), e))?;
-        self.metrics.push(metric.clone());
-        Ok(())
-    }
-
-    fn plot(&self) -> Result<()> {
-        let loss = self.metrics.iter().map(|m| (m.step as f64, m.loss)).collect();
-        let series = [Series { name: "loss".into(), points: loss }];
-        line_plot(&self.dir.join("loss.png"), "Training", "step", "loss", &series, true)?;
-        let points: Vec<_> =
-            self.metrics.iter().filter_map(|m| Some((m.step as f64, m.pc_success?))).collect();
-        if points.len() > 1 {
-            let series = [Series { name: "success".into(), points }];
-            let path = self.dir.join("success.png");
-            line_plot(&path, "Evaluation", "step", "success, %", &series, false)?;
-        }
-        Ok(())
-    }
-}
-
-/// A bar on a terminal, a line now and then elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    terminal: bool,
-    first: usize,
-    total: usize,
-    start: Instant,
-    said: std::cell::Cell<Instant>,
-}
-
-impl Progress {
-    fn new(step: usize, total: usize) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let target = if terminal {
-            ProgressDrawTarget::stderr_with_hz(4)
-        } else {
-            ProgressDrawTarget::hidden()
-        };
-        let bar = ProgressBar::with_draw_target(Some(total as u64), target);
-        if let Ok(style) =
-            ProgressStyle::with_template("{pos}/{len} [{bar:30}] {per_sec} eta {eta} {msg}")
-        {
-            bar.set_style(style);
-        }
-        bar.reset_eta();
-        bar.set_position(step as u64);
-        let now = Instant::now();
-        Self { bar, terminal, first: step, total, start: now, said: std::cell::Cell::new(now) }
-    }
-
-    fn tick(&self, step: usize, loss: f64) {
-        self.bar.set_position(step as u64);
-        self.bar.set_message(format!("loss {loss:.4}"));
-    }
-
-    fn say(&self, line: &str) {
-        if self.terminal { self.bar.println(line) } else { eprintln!("{line}") }
-    }
-
-    fn log(&self, metric: &Metric) {
-        let quiet = self.said.get().elapsed() < Duration::from_secs(10);
-        if self.terminal || (quiet && metric.step < self.total) {
-            return;
-        }
-        self.said.set(Instant::now());
-        let rate = (metric.step - self.first) as f64 / self.start.elapsed().as_secs_f64();
-        let eta = (self.total - metric.step) as f64 / rate.max(1e-9);
-        eprintln!(
-            "step {}/{}  loss {:.4}  lr {:.2e}  grad_norm {:.2}  {rate:.1} steps/s  eta {eta:.0} s",
-            metric.step, self.total, metric.loss, metric.lr, metric.grad_norm
-        );
-    }
-
-    fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
 }

@@ -1,0 +1,116 @@
+//! `x + v` for a vector of channels, one for all or one per sample, with a backward pass that sums by
+//! rows.
+//!
+//! The gradient of a broadcast sum is a sum over all but the last dimension, which candle does number
+//! by number with an index computed for each. Here whole rows are added. f32 on the CPU; anything else
+//! takes candle's own way.
+
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result as TensorResult, Shape, Tensor,
+};
+
+use super::gather::part;
+use super::simd::vectorised;
+
+/// Adds `v` `[c]` or `[b, c]` to `x` `[b, .., c]`.
+pub(super) fn add_channels(x: &Tensor, v: &Tensor) -> TensorResult<Tensor> {
+    let dims = x.dims().to_vec();
+    let (Some(&batch), Some(&c)) = (dims.first(), dims.last()) else {
+        candle_core::bail!("expected [b, .., c], got a scalar");
+    };
+    if x.dtype() != DType::F32 || !x.device().is_cpu() {
+        let mut shape = vec![1; dims.len()];
+        shape[dims.len() - 1] = c;
+        if v.rank() == 2 {
+            shape[0] = batch;
+        }
+        return x.broadcast_add(&v.reshape(shape)?);
+    }
+    let rows = if v.rank() == 2 { v.dim(0)? } else { 1 };
+    if v.elem_count() != rows * c || (rows != 1 && rows != batch) {
+        candle_core::bail!("expected a vector of {c} channels for {dims:?}, got {:?}", v.dims());
+    }
+    let x = x.contiguous()?.reshape((rows, x.elem_count() / (rows * c).max(1), c))?;
+    x.apply_op2(&v.contiguous()?, AddChannels)?.reshape(dims)
+}
+
+struct AddChannels;
+
+fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> TensorResult<&'a [f32]> {
+    match storage {
+        CpuStorage::F32(data) => part(data, layout),
+        _ => candle_core::bail!("expected f32"),
+    }
+}
+
+impl CustomOp2 for AddChannels {
+    fn name(&self) -> &'static str {
+        "add-channels"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> TensorResult<(CpuStorage, Shape)> {
+        let (_, n, c) = x_layout.shape().dims3()?;
+        let (x, v) = (numbers(x, x_layout)?, numbers(v, v_layout)?);
+        let mut y = Vec::with_capacity(x.len());
+        for (x, v) in x.chunks((n * c).max(1)).zip(v.chunks(c.max(1))) {
+            for row in x.chunks(c) {
+                y.extend(row.iter().zip(v).map(|(x, v)| x + v));
+            }
+        }
+        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        v: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
+        let d_v = grad.contiguous()?.apply_op1_no_bwd(&SumRows)?.reshape(v.shape())?;
+        Ok((Some(grad.clone()), Some(d_v)))
+    }
+}
+
+/// `[r, n, c]` to `[r, c]`: the sum over n, 64 rows in f32 and those in f64.
+struct SumRows;
+
+impl CustomOp1 for SumRows {
+    fn name(&self) -> &'static str {
+        "sum-rows"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> TensorResult<(CpuStorage, Shape)> {
+        let (r, n, c) = layout.shape().dims3()?;
+        let x = numbers(x, layout)?;
+        let mut out = Vec::with_capacity(r * c);
+        for x in x.chunks((n * c).max(1)) {
+            let sums = vectorised(
+                #[inline(always)]
+                || sum_rows(x, c),
+            );
+            out.extend(sums.into_iter().map(|sum| sum as f32));
+        }
+        Ok((CpuStorage::F32(out), (r, c).into()))
+    }
+}
+
+#[inline(always)]
+fn sum_rows(x: &[f32], c: usize) -> Vec<f64> {
+    let mut all = vec![0.0; c];
+    let mut sums = vec![0f32; c];
+    for block in x.chunks(64 * c) {
+        sums.fill(0.0);
+        for row in block.chunks_exact(c) {
+            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+        all.iter_mut().zip(&sums).for_each(|(all, sum)| *all += f64::from(*sum));
+    }
+    all
+}

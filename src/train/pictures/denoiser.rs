@@ -1,0 +1,189 @@
+//! A denoiser of latents or pixels: diffusion and flow matching are the same job under another
+//! objective.
+//!
+//! ```text
+//! x_t, target = objective(latent, noise, t),   L = w(t)·‖network(x_t, t, condition) − target‖²
+//! ```
+//!
+//! The text encoder or the rescaler of a map is trained in the same step. With `few_step`, a share of
+//! the batch learns that one large step is two small ones (`flow::shortcut`).
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+
+use super::super::optimizer::AdamW;
+use super::conditions::{Conditions, Encoder, RESCALER, TEXT_ENCODER};
+use super::latents::Latents;
+use super::order::{Order, draw};
+use super::recipe::{DenoiserModel, PictureRecipe};
+use super::{Job, Update, sheet};
+use crate::dataset::pictures::Pictures;
+use crate::flow::{Noise, mse};
+use crate::image::{self, Parts, Pipeline, Request};
+use crate::nn::condition::Condition;
+use crate::nn::denoiser::DenoiserNet;
+use crate::nn::params::Params;
+use crate::{Error, Result};
+
+/// Name of the network in a run's parameters.
+const NETWORK: &str = "unet";
+/// Pictures of a sheet.
+const SHOWN: usize = 10;
+
+pub(super) struct DenoiserJob<'a> {
+    recipe: &'a PictureRecipe,
+    model: &'a DenoiserModel,
+    pictures: &'a Pictures,
+    order: Order,
+    latents: Latents<'a>,
+    conditions: Conditions,
+    encoder: Encoder,
+    params: Params,
+    net: DenoiserNet,
+    adam: AdamW,
+    noise: Noise,
+    device: Device,
+}
+
+impl<'a> DenoiserJob<'a> {
+    pub(super) fn new(
+        recipe: &'a PictureRecipe,
+        model: &'a DenoiserModel,
+        pictures: &'a Pictures,
+        device: &Device,
+    ) -> Result<Self> {
+        let autoencoder = model.autoencoder.as_deref();
+        let latents = Latents::new(pictures, &recipe.augment, autoencoder, device)?;
+        let factor = latents.autoencoder().map_or(1, |net| net.downsampling());
+        let conditions = Conditions::new(&model.condition, pictures, factor)?;
+        let params = Params::new(recipe.train.seed);
+        let vb = params.builder(device);
+        let net = DenoiserNet::load(&model.network, vb.pp(NETWORK))?;
+        let encoder = conditions.encoder(vb)?;
+        let adam = AdamW::new(recipe.optimizer.clone(), params.named())?;
+        let [channels, ..] = latents.shape();
+        if model.network.out_channels() != channels {
+            return Err(Error::Invalid(format!(
+                "model.network.out_channels: expected {channels}, the channels of the latents, got {}",
+                model.network.out_channels()
+            )));
+        }
+        Ok(Self {
+            order: Order::new(pictures, &recipe.train)?,
+            noise: Noise::new(recipe.train.seed),
+            device: device.clone(),
+            recipe,
+            model,
+            pictures,
+            latents,
+            conditions,
+            encoder,
+            params,
+            net,
+            adam,
+        })
+    }
+
+    fn loss(&mut self, step: usize) -> Result<Tensor> {
+        let size = self.recipe.train.batch_size;
+        let indices = self.order.batch(step, size);
+        let first = (step * size) as u64;
+        let data = self.latents.batch(&indices, &self.noise, first)?;
+        let noise = self.noise.normal_like(first, draw::NOISE, &data)?;
+        let draws = (&self.noise, first);
+        let condition =
+            self.conditions.batch(&self.encoder, self.pictures, &indices, draws, &self.device)?;
+        let objective = &self.model.objective;
+        if let Some(few_step) = &self.model.few_step {
+            let path = &objective.path;
+            let ask = |x: &Tensor, t: &[f64], r: &[f64]| {
+                // The consistency rows come first.
+                let condition = condition.rows(0, x.dim(0)?)?;
+                image::interval_velocity(&self.net, path, x, (t, r), &condition)
+            };
+            let draws = (&Noise::new(self.recipe.train.seed ^ 0xfe11), step as u64);
+            let batch = few_step.batch(path, (&data, &noise), draws, &mut |x, t, r| {
+                Ok(ask(&x.detach(), t, r)?.detach())
+            })?;
+            let output = ask(&batch.x_t, &batch.t, &batch.r)?;
+            return mse(&output, &batch.target, None);
+        }
+        let t = objective.times(&self.noise, first, draw::TIME, size);
+        let batch = objective.batch(&data, &noise, None, &t)?;
+        let times = image::network_times(&objective.path, &t);
+        let output = self.net.forward(&batch.x_t, &times, &condition)?;
+        batch.loss(&output, None)
+    }
+
+    /// The finished model with averaged weights.
+    fn parts(&self) -> Result<Parts> {
+        let mut networks: HashMap<&str, HashMap<String, Tensor>> = HashMap::new();
+        for (name, tensor) in self.adam.ema()? {
+            let Some((part, name)) = name.split_once('.') else { continue };
+            let known = [NETWORK, TEXT_ENCODER, RESCALER].into_iter().find(|known| *known == part);
+            networks.entry(known.unwrap_or(NETWORK)).or_default().insert(name.to_owned(), tensor);
+        }
+        let mut take = |part: &str| networks.remove(part).unwrap_or_default();
+        let (tokenizer, text_encoder) = match &self.conditions {
+            Conditions::Text { tokenizer, config, .. } => {
+                (Some(tokenizer.clone()), Some((config.clone(), take(TEXT_ENCODER))))
+            }
+            _ => (None, None),
+        };
+        let rescaler = match &self.conditions {
+            Conditions::Segmentation { config } => Some((config.clone(), take(RESCALER))),
+            _ => None,
+        };
+        let (classes, null_class) = match &self.conditions {
+            Conditions::Class { null, .. } => (self.pictures.classes.clone(), Some(*null)),
+            _ => (Vec::new(), None),
+        };
+        Ok(Parts {
+            network: (self.model.network.clone(), take(NETWORK)),
+            autoencoder: self.latents.autoencoder().map(|net| net.config()),
+            autoencoder_weights: self.latents.weights()?,
+            text_encoder,
+            tokenizer,
+            rescaler,
+            classes,
+            null_class,
+            map_classes: self.pictures.map_classes.clone(),
+            image_size: self.pictures.size,
+            objective: self.model.objective.clone(),
+            defaults: self.model.defaults.clone(),
+        })
+    }
+}
+
+impl Job for DenoiserJob<'_> {
+    fn step(&self) -> usize {
+        self.adam.step()
+    }
+
+    fn parameters(&self) -> usize {
+        self.params.count()
+    }
+
+    fn update(&mut self) -> Result<Update> {
+        let step = self.adam.step();
+        let loss = self.loss(step)?;
+        let lr = self.recipe.optimizer.lr_at(step, self.recipe.train.steps);
+        let grad_norm = self.adam.update(&loss.backward()?, lr)?;
+        Ok(Update { loss: f64::from(loss.to_scalar::<f32>()?), lr, grad_norm, parts: vec![] })
+    }
+
+    fn state(&self) -> Result<HashMap<String, Tensor>> {
+        self.adam.save_state()
+    }
+
+    fn restore(&mut self, step: usize, state: &HashMap<String, Tensor>) -> Result<()> {
+        self.adam.load_state(step, state)
+    }
+
+    fn write(&mut self, dir: &Path) -> Result<()> {
+        image::save_pipeline(dir, &self.parts()?)
+    }
+}
