@@ -43,9 +43,7 @@ pub fn begin(output_dir: &Path, resume: bool) -> Result<Option<(usize, PathBuf)>
             );
             Err(Error::config(output_dir, message))
         }
-        (None, true) => {
-            Err(Error::config(&root, "--resume: expected a checkpoint, found none"))
-        }
+        (None, true) => Err(Error::config(&root, "--resume: expected a checkpoint, found none")),
         _ => Ok(newest),
     }
 }

@@ -78,8 +78,13 @@ impl Job for ClassifierJob<'_> {
         let indices = self.order.batch(step, size);
         let noise = Noise::new(self.recipe.train.seed);
         let first = (step * size) as u64;
-        let x =
-            augmented(self.pictures, &indices, &self.recipe.augment, (&noise, first), &self.device)?;
+        let x = augmented(
+            self.pictures,
+            &indices,
+            &self.recipe.augment,
+            (&noise, first),
+            &self.device,
+        )?;
         let loss = cross_entropy(&self.net.logits(&x)?, &self.labels(&indices)?)?;
         let lr = self.recipe.optimizer.lr_at(step, self.recipe.train.steps);
         let grad_norm = self.adam.update(&loss.backward()?, lr)?;
