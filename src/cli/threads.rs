@@ -30,3 +30,20 @@ fn begin_again(threads: usize) {
         tracing::debug!("{VARIABLE} could not be set: {error}");
     }
 }
+
+/// Computes with `count` threads: the process begins again if it has another number.
+pub(crate) fn set(count: usize) -> anyhow::Result<()> {
+    const MOST: usize = 1024;
+    anyhow::ensure!((1..=MOST).contains(&count), "--threads: expected 1 to {MOST}, got {count}");
+    if std::env::var(VARIABLE).is_ok_and(|set| set == count.to_string()) {
+        return Ok(());
+    }
+    begin_again(count);
+    Ok(())
+}
+
+/// The number of threads that this process computes with.
+pub(crate) fn used() -> usize {
+    let set = std::env::var(VARIABLE).ok().and_then(|count| count.parse().ok());
+    set.unwrap_or_else(super::machine::threads)
+}
