@@ -368,7 +368,7 @@ fn autoencoder_kl_learns_one_batch_by_heart() {
         AutoencoderKlConfig { in_channels: 3, block_out_channels: vec![8, 8], ..kl_config() };
     let net = AutoencoderKl::load(&config, params.builder(&Device::Cpu)).unwrap();
     let (x, noise) = (batch(), normal(3, &[2, 3, 4, 4]).to_dtype(DType::F32).unwrap());
-    let square = learn(&params, 300, &|| {
+    let square = learn(&params, 200, &|| {
         let posterior = net.encode(&x)?;
         let decoded = net.decode(&posterior.sample(&noise)?)?;
         let loss = (reconstruction(&x, &decoded, Distance::L2)? + (kl(&posterior)? * 1e-6)?)?;
@@ -386,7 +386,7 @@ fn vq_model_learns_one_batch_by_heart() {
             VqModelConfig { block_out_channels: vec![8, 8], num_vq_embeddings: 64, ..vq_config() };
         let net = VqModel::load(&config, params.builder(&Device::Cpu)).unwrap();
         let x = batch();
-        let square = learn(&params, 400, &|| {
+        let square = learn(&params, 200, &|| {
             let quantized = net.quantize(&net.encode(&x)?)?;
             let decoded = net.decode_quantized(&quantized.z_q)?;
             let square = (decoded - &x)?.sqr()?.mean_all()?;

@@ -152,8 +152,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Range`] when there is no room for the bytes, or the length is not 3 to 4096.
-    pub fn train<'a>(
-        captions: impl IntoIterator<Item = &'a str>,
+    pub fn train(
+        captions: impl IntoIterator<Item = impl AsRef<str>>,
         vocab_size: usize,
         max_length: usize,
     ) -> Result<Self> {
@@ -175,7 +175,7 @@ impl Tokenizer {
         let bytes = new(Vec::new())?;
         let mut words = BTreeMap::new();
         for caption in captions {
-            for word in bytes.words(caption)? {
+            for word in bytes.words(caption.as_ref())? {
                 *words.entry(word).or_insert(0) += 1;
             }
         }

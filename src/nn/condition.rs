@@ -22,6 +22,20 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// That of the first `count` pictures.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub fn first(&self, count: usize) -> Result<Self> {
+        let some = |tensor: &Option<Tensor>| match tensor {
+            Some(tensor) => tensor.narrow(0, 0, count).map(Some),
+            None => Ok(None),
+        };
+        let class = self.class.as_ref().map(|class| class.iter().take(count).copied().collect());
+        let (tokens, mask, concat) = (some(&self.tokens)?, some(&self.mask)?, some(&self.concat)?);
+        Ok(Self { tokens, mask, class, concat })
+    }
+
     /// The picture `x` `[b, c, h, w]` with the channels of `concat` behind its own.
     pub(crate) fn joined(&self, x: &Tensor, channels: usize) -> Result<Tensor> {
         let wrong = |got: String| {

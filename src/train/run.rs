@@ -63,10 +63,7 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
     let params = Params::new(recipe.train.seed);
     let net = Net::load(&recipe.policy, params.builder(device))?;
     if let Some(folder) = &recipe.init_from {
-        let weights = Weights::open(&folder::resolve(folder)?)?;
-        let tensors =
-            weights.names().map(|(name, _)| Ok((name.to_owned(), weights.read(name, device)?)));
-        let mut tensors = tensors.collect::<Result<HashMap<_, _>>>()?;
+        let mut tensors = Weights::open(&folder::resolve(folder)?)?.read_all(device)?;
         // A layer that starts at zero changes nothing: it may be new.
         for (name, var) in params.named() {
             if name.starts_with(TOKEN_TIME) && !tensors.contains_key(&name) {

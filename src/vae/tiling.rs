@@ -12,9 +12,11 @@ use candle_core::Tensor;
 
 use crate::{Error, Result};
 
-/// With a larger activation a picture goes in tiles, and a batch picture by picture: numbers, so
-/// 1 GiB in f32. A Stable Diffusion autoencoder reaches it at 1024×1024 pixels.
+/// With a larger activation a picture goes in tiles: numbers, so 1 GiB in f32. A Stable Diffusion
+/// autoencoder reaches it at 1024×1024 pixels.
 const LARGEST: usize = 1 << 28;
+/// So many pictures go together that their activation is no larger: one of 512×512 pixels there.
+const TOGETHER: usize = 1 << 26;
 /// A tile that is chosen here has at least so many latents on a side.
 const LEAST_LATENTS: usize = 64;
 
@@ -98,11 +100,11 @@ type Net<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor>;
 pub(super) fn in_parts(x: &Tensor, largest: usize, plan: &Plan, net: Net<'_>) -> Result<Tensor> {
     let pictures = x.dim(0)?;
     let one = |x: &Tensor| if largest > LARGEST { plan.run(x, net) } else { net(x) };
-    if pictures <= 1 || largest.saturating_mul(pictures) <= LARGEST {
+    if pictures <= 1 || largest.saturating_mul(pictures) <= TOGETHER {
         return one(x);
     }
     // As many at a time as fit.
-    let step = (LARGEST / largest.max(1)).max(1);
+    let step = (TOGETHER / largest.max(1)).max(1);
     let parts = (0..pictures).step_by(step);
     let parts = parts.map(|first| one(&x.narrow(0, first, step.min(pictures - first))?));
     Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
@@ -197,8 +199,8 @@ mod tests {
         let x = Tensor::from_vec(values, (5, 1, 12, 12), &Device::Cpu).unwrap();
         let plan = Tiling { pixels: 8, latents: 8, overlap: 0.25 }.decoding(1).unwrap();
         for (largest, expected) in [
-            (LARGEST / 5, vec![[5, 12, 12]]),
-            (LARGEST / 2, vec![[2, 12, 12], [2, 12, 12], [1, 12, 12]]),
+            (TOGETHER / 5, vec![[5, 12, 12]]),
+            (TOGETHER / 2, vec![[2, 12, 12], [2, 12, 12], [1, 12, 12]]),
             (LARGEST, vec![[1, 12, 12]; 5]),
             (LARGEST + 1, [[1, 8, 8], [1, 8, 6], [1, 6, 8], [1, 6, 6]].repeat(5)),
             (usize::MAX, [[1, 8, 8], [1, 8, 6], [1, 6, 8], [1, 6, 6]].repeat(5)),

@@ -7,9 +7,10 @@ file holds outputs only. The weight KEY of the network CASE has the name CASE/KE
     convolution, linear layer, codebook: offset 0, scale √(6/fan_in) (codebook √(3/dim))
     weight of a norm 0.6, 0.4; bias 0, 0.3; pictures 0, 1; latents 0, 2
 
-    CASE/mean, CASE/logvar, CASE/decode             of the picture CASE/x and the latent CASE/z
+    CASE/mean, CASE/logvar, CASE/kl, CASE/decode    of the picture CASE/x and the latent CASE/z
     CASE/tiled/mean, CASE/tiled/logvar, CASE/tiled/decode      of CASE/tiled/x and CASE/tiled/z
-    CASE/h, CASE/z_q, CASE/indices, CASE/loss, CASE/paper, CASE/decode      VQModel
+    CASE/h, CASE/z_q, CASE/indices, CASE/decode     VQModel, of CASE/x and CASE/z
+    CASE/FORM/loss, CASE/FORM/by_z, CASE/FORM/by_codebook      its loss and gradients, FORM legacy or paper
     CASE/latents, CASE/decode                       AutoencoderTiny
     patch-NORM/logits, hinge, generator              PatchGAN (below, after taming-transformers, layers
                                                     2, ndf 6) of patch-NORM/x in training mode, and
@@ -112,17 +113,22 @@ def latent(name, shape):
 def outputs(case, net, kind, x, z):
     if kind == "AutoencoderKL":
         posterior = net.encode(picture(f"{case}/x", x)).latent_dist
-        return {"mean": posterior.mean, "logvar": posterior.logvar,
+        return {"mean": posterior.mean, "logvar": posterior.logvar, "kl": posterior.kl(),
                 "decode": net.decode(latent(f"{case}/z", z)).sample}
     if kind == "AutoencoderTiny":
         return {"latents": net.encode(picture(f"{case}/x", x)).latents,
                 "decode": net.decode(latent(f"{case}/z", z)).sample}
+    found = {}
     z = latent(f"{case}/z", z)
-    z_q, loss, (_, _, indices) = net.quantize(z)
-    net.quantize.legacy = False
-    _, paper, _ = net.quantize(z)
-    return {"h": net.encode(picture(f"{case}/x", x)).latents, "z_q": z_q, "loss": loss, "paper": paper,
-            "indices": indices, "decode": net.decode(z).sample}
+    for form in ("legacy", "paper"):
+        net.quantize.legacy = form == "legacy"
+        with torch.enable_grad():
+            leaf, codebook = z.clone().requires_grad_(), net.quantize.embedding.weight
+            z_q, loss, (_, _, indices) = net.quantize(leaf)
+            by_z, by_codebook = torch.autograd.grad(loss, [leaf, codebook])
+        found |= {f"{form}/loss": loss.detach(), f"{form}/by_z": by_z, f"{form}/by_codebook": by_codebook}
+    return found | {"h": net.encode(picture(f"{case}/x", x)).latents, "z_q": z_q.detach(),
+                    "indices": indices, "decode": net.decode(z).sample}
 
 
 def discriminator(norm):

@@ -14,7 +14,7 @@ mod decode;
 mod source;
 mod survey;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -53,6 +53,14 @@ impl Weights {
     /// As there.
     pub fn open_named(dir: &Path, stem: &str) -> Result<Self> {
         Ok(Self { source: Source::open(dir, stem)? })
+    }
+
+    /// As [`Weights::open`] with the index of the shards named by the caller.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_index(dir: &Path, index: &Path) -> Result<Self> {
+        Ok(Self { source: Source::sharded(dir, index)? })
     }
 
     /// The file that stands for the weights: `model.safetensors`, or the index.
@@ -129,6 +137,14 @@ impl Weights {
             None => Vec::new(),
         };
         Ok(Tensor::from_vec(values, entry.shape.as_slice(), device)?)
+    }
+
+    /// Reads all tensors, by name.
+    ///
+    /// # Errors
+    /// As [`Weights::read`].
+    pub fn read_all(&self, device: &Device) -> Result<HashMap<String, Tensor>> {
+        self.names().map(|(name, _)| Ok((name.to_owned(), self.read(name, device)?))).collect()
     }
 
     /// Builds a network from the weights. `build` runs twice: with placeholders, which tells what it

@@ -61,7 +61,7 @@ impl Source {
         Self { path, files: Vec::new(), tensors: BTreeMap::new(), metadata: BTreeMap::new() }
     }
 
-    fn sharded(dir: &Path, path: &Path) -> Result<Self> {
+    pub(super) fn sharded(dir: &Path, path: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct Index {
             weight_map: Unique<String>,

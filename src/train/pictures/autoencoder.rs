@@ -19,11 +19,12 @@ use candle_nn::VarBuilder;
 use super::super::optimizer::AdamW;
 use super::critic::Critic;
 use super::order::{Order, augmented, draw};
-use super::recipe::{AutoencoderLoss, PictureRecipe};
+use super::recipe::{AutoencoderLoss, Half, Model, PictureRecipe};
 use super::{Job, Update, model_folder, sheet};
 use crate::dataset::pictures::Pictures;
 use crate::flow::Noise;
 use crate::nn::params::Params;
+use crate::tensors::weights::Weights;
 use crate::vae::discriminator::{LAST_WEIGHT, join};
 use crate::vae::features::FeatureNet;
 use crate::vae::loss::perceptual;
@@ -39,6 +40,7 @@ const WATCHED: usize = 64;
 pub(super) struct AutoencoderJob<'a> {
     recipe: &'a PictureRecipe,
     config: AutoencoderConfig,
+    trained: Half,
     loss: &'a AutoencoderLoss,
     pictures: &'a Pictures,
     order: Order,
@@ -62,15 +64,25 @@ struct Made {
 impl<'a> AutoencoderJob<'a> {
     pub(super) fn new(
         recipe: &'a PictureRecipe,
-        config: &AutoencoderConfig,
-        loss: &'a AutoencoderLoss,
         pictures: &'a Pictures,
         device: &Device,
     ) -> Result<Self> {
-        let seed = recipe.train.seed;
+        let Model::Autoencoder { network, init_from, trained, loss } = &recipe.model else {
+            return Err(Error::Invalid("model.type: expected autoencoder".into()));
+        };
+        let (mut config, seed) = (network.clone(), recipe.train.seed);
         let params = Params::new(seed);
-        let net = Autoencoder::from_config(config, params.builder(device))?;
-        let adam = AdamW::new(recipe.optimizer.clone(), params.named())?;
+        let net = Autoencoder::from_config(&config, params.builder(device))?;
+        if let Some(init_from) = init_from {
+            let folder = model_folder(init_from);
+            // Its latents have their scale already.
+            config = AutoencoderConfig::open(&folder)?;
+            let weights = Weights::open_named(&folder, "diffusion_pytorch_model")?;
+            params.assign(&weights.read_all(device)?)?;
+        }
+        let all = params.named().into_iter();
+        let vars = all.filter(|(name, _)| *trained == Half::Both || is_of_decoder(name)).collect();
+        let adam = AdamW::new(recipe.optimizer.clone(), vars)?;
         let features = match &loss.perceptual {
             Some(p) => Some(FeatureNet::open(&model_folder(&p.network), device)?),
             None => None,
@@ -81,7 +93,8 @@ impl<'a> AutoencoderJob<'a> {
         };
         Ok(Self {
             order: Order::new(pictures, &recipe.train)?,
-            config: config.clone(),
+            trained: *trained,
+            config,
             device: device.clone(),
             recipe,
             loss,
@@ -101,7 +114,12 @@ impl<'a> AutoencoderJob<'a> {
                 let posterior = net.encode(x)?;
                 let noise = Noise::new(self.recipe.train.seed);
                 let noise = noise.normal_like(first, draw::POSTERIOR, &posterior.mean)?;
-                let hidden = net.decode_hidden(&posterior.sample(&noise)?)?;
+                let z = posterior.sample(&noise)?;
+                if self.trained == Half::Decoder {
+                    let hidden = net.decode_hidden(&z.detach())?;
+                    return Ok(Made { hidden, latent: self.nothing()?, parts: vec![] });
+                }
+                let hidden = net.decode_hidden(&z)?;
                 let kl = posterior.kl()?.mean_all()?;
                 let weight = self.loss.kl_weight / (x.elem_count() / x.dim(0)?) as f64;
                 let latent = kl.affine(weight, 0.0)?;
@@ -109,6 +127,10 @@ impl<'a> AutoencoderJob<'a> {
             }
             Autoencoder::Vq(net) => {
                 let quantized = net.quantize(&net.encode(x)?)?;
+                if self.trained == Half::Decoder {
+                    let hidden = net.decode_hidden(&quantized.z_q.detach())?;
+                    return Ok(Made { hidden, latent: self.nothing()?, parts: vec![] });
+                }
                 let hidden = net.decode_hidden(&quantized.z_q)?;
                 let latent = quantized.loss.affine(self.loss.codebook_weight, 0.0)?;
                 let parts = vec![
@@ -119,10 +141,22 @@ impl<'a> AutoencoderJob<'a> {
             }
             Autoencoder::Tiny(net) => {
                 let hidden = net.decode(&net.encode(x)?)?;
-                let latent = Tensor::zeros((), DType::F32, &self.device)?;
-                Ok(Made { hidden, latent, parts: vec![] })
+                Ok(Made { hidden, latent: self.nothing()?, parts: vec![] })
             }
         }
+    }
+
+    fn nothing(&self) -> Result<Tensor> {
+        Ok(Tensor::zeros((), DType::F32, &self.device)?)
+    }
+
+    /// All weights, averaged where they are trained.
+    fn weights(&self) -> Result<HashMap<String, Tensor>> {
+        let mut weights = self.adam.ema()?;
+        for (name, var) in self.params.named() {
+            weights.entry(name).or_insert(var.as_tensor().detach());
+        }
+        Ok(weights)
     }
 
     /// The decoder's last layer.
@@ -157,12 +191,15 @@ impl<'a> AutoencoderJob<'a> {
 
     /// The network with averaged weights, its latents scaled to mean 0 and deviation 1.
     fn averaged(&self) -> Result<(AutoencoderConfig, Autoencoder)> {
-        let weights = self.adam.ema()?;
+        let weights = self.weights()?;
         let load = |config: &AutoencoderConfig| {
             let vb = VarBuilder::from_tensors(weights.clone(), DType::F32, &self.device);
             Autoencoder::from_config(config, vb)
         };
         let mut config = self.config.clone();
+        if self.trained == Half::Decoder {
+            return Ok((config.clone(), load(&config)?));
+        }
         set_scale(&mut config, 0.0, 1.0);
         let net = load(&config)?;
         let training = self.pictures.training();
@@ -170,8 +207,11 @@ impl<'a> AutoencoderJob<'a> {
         let measured: Vec<usize> = training.into_iter().step_by(step).take(MEASURED).collect();
         let (mut sum, mut squares, mut count) = (0.0, 0.0, 0.0);
         for indices in measured.chunks(16) {
-            let latents =
-                net.encode(&self.pictures.batch(indices)?.to_device(&self.device)?, None)?;
+            let x = self.pictures.batch(indices)?.to_device(&self.device)?;
+            let mean = net.encode(&x, None)?;
+            // What a denoiser will see: drawn, not the mean.
+            let noise = Noise::new(self.recipe.train.seed).normal_like(0, draw::NOISE, &mean)?;
+            let latents = net.encode(&x, Some(&noise))?;
             let latents = latents.to_dtype(DType::F64)?;
             count += latents.elem_count() as f64;
             sum += latents.sum_all()?.to_scalar::<f64>()?;
@@ -267,7 +307,7 @@ impl Job for AutoencoderJob<'_> {
     }
 
     fn write(&mut self, dir: &Path) -> Result<()> {
-        self.averaged()?.0.save(dir, &self.adam.ema()?)
+        self.averaged()?.0.save(dir, &self.weights()?)
     }
 
     /// Pictures above what became of them.
@@ -290,6 +330,10 @@ impl Job for AutoencoderJob<'_> {
         // The range −1 … 1 is 2 wide.
         Ok(vec![("psnr_db", 10.0 * (4.0 * count / squares.max(1e-12)).log10())])
     }
+}
+
+fn is_of_decoder(name: &str) -> bool {
+    name.starts_with("decoder.") || name.starts_with("post_quant_conv.")
 }
 
 /// Latents are `(z − shift)·scale`; diffusers' VQModel has no shift.

@@ -52,7 +52,11 @@ pub(super) enum Encoder {
 
 impl Conditions {
     /// `factor` is that of the pictures' sides to the latents'.
-    pub(super) fn new(config: &ConditionConfig, pictures: &Pictures, factor: usize) -> Result<Self> {
+    pub(super) fn new(
+        config: &ConditionConfig,
+        pictures: &Pictures,
+        factor: usize,
+    ) -> Result<Self> {
         let missing = |what: &str| {
             Error::Invalid(format!("model.condition: expected pictures with {what}, got none"))
         };
@@ -71,7 +75,11 @@ impl Conditions {
                 // The vocabulary may know the words of captions that are held out: they are parts of
                 // others.
                 let length = encoder.max_position_embeddings;
-                let tokenizer = Tokenizer::train(&pictures.captions, *vocab_size, length)?;
+                let tokenizer = Tokenizer::train(
+                    pictures.captions.iter().map(String::as_str),
+                    *vocab_size,
+                    length,
+                )?;
                 let config = ClipTextConfig {
                     vocab_size: tokenizer.vocab_size(),
                     eos_token_id: tokenizer.eos(),
@@ -104,9 +112,7 @@ impl Conditions {
             Self::Text { config, .. } => {
                 Encoder::Text(Box::new(ClipTextEncoder::load(config, vb.pp(TEXT_ENCODER))?))
             }
-            Self::Segmentation { config } => {
-                Encoder::Map(Rescaler::load(config, vb.pp(RESCALER))?)
-            }
+            Self::Segmentation { config } => Encoder::Map(Rescaler::load(config, vb.pp(RESCALER))?),
         })
     }
 
@@ -119,9 +125,8 @@ impl Conditions {
         (noise, first): (&Noise, u64),
         device: &Device,
     ) -> Result<Condition> {
-        let hidden = |i: usize, dropout: f64| {
-            noise.uniform(first + i as u64, draw::DROPOUT) < dropout
-        };
+        let hidden =
+            |i: usize, dropout: f64| noise.uniform(first + i as u64, draw::DROPOUT) < dropout;
         let mut condition = Condition::default();
         match (self, encoder) {
             (Self::Class { dropout, null }, _) => {

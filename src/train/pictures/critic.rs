@@ -62,13 +62,20 @@ impl Critic {
         Ok(f64::from(loss.to_scalar::<f32>()?))
     }
 
+    /// Nothing before the first update.
     pub(super) fn state(&self) -> Result<HashMap<String, Tensor>> {
+        if self.adam.step() == 0 {
+            return Ok(HashMap::new());
+        }
         let state = self.adam.save_state()?.into_iter();
         Ok(state.map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor)).collect())
     }
 
     /// `step` is that of the whole run.
     pub(super) fn restore(&mut self, step: usize, state: &HashMap<String, Tensor>) -> Result<()> {
+        if step <= self.config.start {
+            return Ok(());
+        }
         let own = state.iter().filter_map(|(name, tensor)| {
             Some((name.strip_prefix(PREFIX)?.to_owned(), tensor.clone()))
         });

@@ -9,10 +9,10 @@
 //! the batch learns that one large step is two small ones (`flow::shortcut`).
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{Device, Tensor};
 
 use super::super::optimizer::AdamW;
 use super::conditions::{Conditions, Encoder, RESCALER, TEXT_ENCODER};
@@ -23,7 +23,6 @@ use super::{Job, Update, sheet};
 use crate::dataset::pictures::Pictures;
 use crate::flow::{Noise, mse};
 use crate::image::{self, Parts, Pipeline, Request};
-use crate::nn::condition::Condition;
 use crate::nn::denoiser::DenoiserNet;
 use crate::nn::params::Params;
 use crate::{Error, Result};
@@ -55,6 +54,12 @@ impl<'a> DenoiserJob<'a> {
         pictures: &'a Pictures,
         device: &Device,
     ) -> Result<Self> {
+        let unknown = model.network.unknown_keys();
+        if !unknown.is_empty() {
+            let message = format!("model.network: expected diffusers' keys, got {unknown:?}");
+            return Err(Error::Invalid(message));
+        }
+        model.network.validate()?;
         let autoencoder = model.autoencoder.as_deref();
         let latents = Latents::new(pictures, &recipe.augment, autoencoder, device)?;
         let factor = latents.autoencoder().map_or(1, |net| net.downsampling());
@@ -101,7 +106,7 @@ impl<'a> DenoiserJob<'a> {
             let path = &objective.path;
             let ask = |x: &Tensor, t: &[f64], r: &[f64]| {
                 // The consistency rows come first.
-                let condition = condition.rows(0, x.dim(0)?)?;
+                let condition = condition.first(x.dim(0)?)?;
                 image::interval_velocity(&self.net, path, x, (t, r), &condition)
             };
             let draws = (&Noise::new(self.recipe.train.seed ^ 0xfe11), step as u64);
@@ -127,14 +132,16 @@ impl<'a> DenoiserJob<'a> {
             networks.entry(known.unwrap_or(NETWORK)).or_default().insert(name.to_owned(), tensor);
         }
         let mut take = |part: &str| networks.remove(part).unwrap_or_default();
-        let (tokenizer, text_encoder) = match &self.conditions {
+        let text = match &self.conditions {
             Conditions::Text { tokenizer, config, .. } => {
-                (Some(tokenizer.clone()), Some((config.clone(), take(TEXT_ENCODER))))
+                Some((config.clone(), take(TEXT_ENCODER), tokenizer.clone()))
             }
-            _ => (None, None),
+            _ => None,
         };
         let rescaler = match &self.conditions {
-            Conditions::Segmentation { config } => Some((config.clone(), take(RESCALER))),
+            Conditions::Segmentation { config } => {
+                Some((config.clone(), take(RESCALER), self.pictures.map_classes.clone()))
+            }
             _ => None,
         };
         let (classes, null_class) = match &self.conditions {
@@ -143,14 +150,11 @@ impl<'a> DenoiserJob<'a> {
         };
         Ok(Parts {
             network: (self.model.network.clone(), take(NETWORK)),
-            autoencoder: self.latents.autoencoder().map(|net| net.config()),
-            autoencoder_weights: self.latents.weights()?,
-            text_encoder,
-            tokenizer,
+            autoencoder: self.latents.folder().map(Path::to_owned),
+            text,
             rescaler,
             classes,
             null_class,
-            map_classes: self.pictures.map_classes.clone(),
             image_size: self.pictures.size,
             objective: self.model.objective.clone(),
             defaults: self.model.defaults.clone(),
@@ -185,5 +189,60 @@ impl Job for DenoiserJob<'_> {
 
     fn write(&mut self, dir: &Path) -> Result<()> {
         image::save_pipeline(dir, &self.parts()?)
+    }
+
+    /// Pictures of held-out captions and of others, of all classes, or of maps.
+    fn sheet(&mut self, path: &Path) -> Result<()> {
+        let folder = self.recipe.output_dir.join(".sheet");
+        image::save_pipeline(&folder, &self.parts()?)?;
+        let pipeline = Pipeline::open(&folder, &self.device)?;
+        let draw = |request: &Request| -> Result<Tensor> {
+            let pictures = pipeline.sample(request, &mut |_| Ok(ControlFlow::Continue(())))?;
+            Ok(pictures.image)
+        };
+        let rows = match &self.conditions {
+            Conditions::Text { .. } => {
+                let captions = |all: &[usize]| -> Vec<String> {
+                    let some = (0..SHOWN).map(|i| all[i * all.len() / SHOWN]);
+                    some.map(|i| self.pictures.captions[i].clone()).collect()
+                };
+                let sets = [self.pictures.training(), self.pictures.held_out.clone()];
+                let sets = sets.iter().filter(|set| !set.is_empty());
+                sets.map(|set| {
+                    let prompts = captions(set);
+                    draw(&Request { batch_count: prompts.len(), prompts, ..Request::default() })
+                })
+                .collect::<Result<Vec<_>>>()?
+            }
+            Conditions::Class { .. } => {
+                let classes = self.pictures.classes.iter().take(SHOWN).cloned();
+                let classes: Vec<String> = classes.collect();
+                let request = |seed| Request {
+                    batch_count: classes.len(),
+                    classes: classes.clone(),
+                    seed,
+                    ..Request::default()
+                };
+                (0..3).map(|seed| draw(&request(1000 * seed))).collect::<Result<Vec<_>>>()?
+            }
+            Conditions::Segmentation { .. } => {
+                let shown: Vec<usize> = self.pictures.training().into_iter().take(SHOWN).collect();
+                let made = shown.iter().map(|&i| {
+                    let segmentation = Some(self.pictures.map_batch(&[i])?);
+                    draw(&Request { segmentation, ..Request::default() })
+                });
+                let made = Tensor::cat(&made.collect::<Result<Vec<_>>>()?, 0)?;
+                vec![self.pictures.batch(&shown)?, made]
+            }
+            Conditions::None => {
+                vec![draw(&Request { batch_count: SHOWN, ..Request::default() })?]
+            }
+        };
+        std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+        sheet::write(path, &rows)
+    }
+
+    fn watch(&mut self) -> Result<Vec<(&'static str, f64)>> {
+        Ok(vec![])
     }
 }

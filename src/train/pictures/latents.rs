@@ -4,7 +4,7 @@
 //! another latent is drawn from them, as latent-diffusion does.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 
@@ -23,6 +23,8 @@ pub(super) struct Latents<'a> {
     pictures: &'a Pictures,
     augment: Augment,
     autoencoder: Option<Autoencoder>,
+    /// Its folder.
+    folder: Option<PathBuf>,
     /// By picture and whether it is mirrored: mean, and deviation if the latent is drawn.
     known: HashMap<(usize, bool), (Vec<f32>, Vec<f32>)>,
     /// Channels, height, width.
@@ -41,8 +43,9 @@ impl<'a> Latents<'a> {
             let message = "augment.crop: expected none, a denoiser is trained on whole pictures";
             return Err(Error::Invalid(message.into()));
         }
-        let autoencoder = match autoencoder {
-            Some(path) => Some(Autoencoder::open(&model_folder(path), device)?),
+        let folder = autoencoder.map(model_folder);
+        let autoencoder = match &folder {
+            Some(folder) => Some(Autoencoder::open(folder, device)?),
             None => None,
         };
         let [height, width] = pictures.size;
@@ -54,11 +57,16 @@ impl<'a> Latents<'a> {
             }
         };
         let (augment, device) = (augment.clone(), device.clone());
-        Ok(Self { pictures, augment, autoencoder, known: HashMap::new(), shape, device })
+        Ok(Self { pictures, augment, autoencoder, folder, known: HashMap::new(), shape, device })
     }
 
     pub(super) fn shape(&self) -> [usize; 3] {
         self.shape
+    }
+
+    /// The folder of the autoencoder, if there is one.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
     }
 
     pub(super) fn autoencoder(&self) -> Option<&Autoencoder> {

@@ -13,10 +13,10 @@
 
 mod autoencoder;
 mod classifier;
-//LATER mod conditions;
+mod conditions;
 mod critic;
-//LATER mod denoiser;
-//LATER mod latents;
+mod denoiser;
+mod latents;
 mod order;
 pub mod recipe;
 mod sheet;
@@ -103,10 +103,12 @@ pub fn train(
         Model::Classifier { network } => {
             Box::new(classifier::ClassifierJob::new(recipe, network, &pictures, device)?)
         }
-        Model::Autoencoder { network, loss } => {
-            Box::new(autoencoder::AutoencoderJob::new(recipe, network, loss, &pictures, device)?)
+        Model::Autoencoder { .. } => {
+            Box::new(autoencoder::AutoencoderJob::new(recipe, &pictures, device)?)
         }
-        Model::Denoiser(_) => return Err(Error::Invalid("LATER".into())),
+        Model::Denoiser(model) => {
+            Box::new(denoiser::DenoiserJob::new(recipe, model, &pictures, device)?)
+        }
     };
     if let Some((_, folder)) = &newest {
         let (step, state) = checkpoint::load_state(folder)?;

@@ -8,7 +8,7 @@ use super::super::optimizer::OptimizerConfig;
 use super::super::recipe::merged;
 use crate::dataset::pictures::PicturesConfig;
 use crate::flow::{Objective, shortcut::Shortcut};
-//LATER use crate::image::Defaults;
+use crate::image::Defaults;
 use crate::nn::clip::ClipTextConfig;
 use crate::nn::denoiser::DenoiserConfig;
 use crate::vae::AutoencoderConfig;
@@ -60,12 +60,29 @@ pub enum Model {
     Autoencoder {
         /// The network, as its `config.json` will be.
         network: AutoencoderConfig,
+        /// Weights to start from instead of random ones: a folder, or a run.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        init_from: Option<PathBuf>,
+        /// Which half is trained.
+        #[serde(default)]
+        trained: Half,
         /// What it is trained for.
         #[serde(default)]
         loss: AutoencoderLoss,
     },
     /// Noise to latents, or to pixels.
     Denoiser(Box<DenoiserModel>),
+}
+
+/// Which half of an autoencoder is trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Half {
+    /// Both.
+    #[default]
+    Both,
+    /// The decoder alone: the latents stay what they are, and so does a denoiser that was trained on them.
+    Decoder,
 }
 
 /// A denoiser and what stands around it.
@@ -87,7 +104,7 @@ pub struct DenoiserModel {
     pub few_step: Option<Shortcut>,
     /// How the finished model is sampled unless the user says otherwise.
     #[serde(default)]
-    pub defaults: u8,
+    pub defaults: Defaults,
 }
 
 /// What a denoiser is told about the picture.
@@ -238,7 +255,13 @@ impl PictureRecipe {
         }
         match &self.model {
             Model::Classifier { .. } => Ok(()),
-            Model::Autoencoder { loss, .. } => loss.validate(),
+            Model::Autoencoder { loss, init_from, trained, .. } => {
+                if *trained == Half::Decoder && init_from.is_none() {
+                    let message = "model.trained: expected init_from, an encoder to keep, got none";
+                    return Err(Error::Invalid(message.into()));
+                }
+                loss.validate()
+            }
             Model::Denoiser(model) => model.validate(),
         }
     }
