@@ -28,7 +28,7 @@ fn installed(toml: &str) -> Option<Pictures> {
     }
     let error = Pictures::open(&config).unwrap_err().to_string();
     assert!(error.contains("Debian's package"), "{error}");
-    println!("skipped: {error}");
+    eprintln!("skipped: {error}");
     None
 }
 
@@ -92,7 +92,7 @@ fn what_is_held_out_is_made_of_known_parts() {
     assert_eq!(training.len() + pictures.held_out.len(), pictures.len());
     assert!(pictures.held_out.len() >= 60, "{}", pictures.held_out.len());
     let words = |caption: &str| -> Vec<String> {
-        caption.split(|c: char| c == ' ' || c == ':' || c == ',').map(str::to_owned).collect()
+        caption.split([' ', ':', ',']).map(str::to_owned).collect()
     };
     let known: BTreeSet<String> =
         training.iter().flat_map(|i| words(&pictures.captions[*i])).collect();

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use pathline::image::{Pipeline, Progress, Request};
 use candle_core::Tensor;
+use pathline::image::{Pipeline, Progress, Request};
 use pathline::{Error, Result, device};
 
 use crate::plan::{self, Line, Subject};

@@ -71,6 +71,14 @@ impl Tile {
     }
 }
 
+/// Lines of letters of `size` px from `at` downwards.
+struct Words {
+    lines: Vec<String>,
+    size: f64,
+    at: (f64, f64),
+    anchor: Anchor,
+}
+
 /// Where everything goes, in px.
 struct Plan {
     /// Left edge and width of the pictures' part of each column.
@@ -108,13 +116,14 @@ impl Sheet {
         };
 
         // Heights first, since a canvas has one from the start.
-        let mut words: Vec<(Vec<String>, f64, (f64, f64), Anchor)> = Vec::new();
+        let mut words: Vec<Words> = Vec::new();
         let mut y = MARGIN;
         if !self.title.is_empty() {
             let lines = wrapped(&mut ruler, &self.title, plan.width - 2 * MARGIN, TITLE)?;
             y += 6 * lines.len() as u32;
             let height = LINE * lines.len() as u32;
-            words.push((lines, TITLE, (f64::from(MARGIN), f64::from(y)), Anchor::Right));
+            let at = (f64::from(MARGIN), f64::from(y));
+            words.push(Words { lines, size: TITLE, at, anchor: Anchor::Right });
             y += height + GAP;
         }
         let mut below = 0;
@@ -123,7 +132,8 @@ impl Sheet {
             if !lines.is_empty() {
                 below = below.max(LINE * lines.len() as u32 + GAP);
             }
-            words.push((lines, HEADER, (f64::from(x + width / 2), f64::from(y)), Anchor::Below));
+            let at = (f64::from(x + width / 2), f64::from(y));
+            words.push(Words { lines, size: HEADER, at, anchor: Anchor::Below });
         }
         y += below;
         let mut places = Vec::new();
@@ -137,7 +147,8 @@ impl Sheet {
                 let height = LINE * lines.len() as u32;
                 let top = y + tallest.saturating_sub(height) / 2;
                 bottom = bottom.max(top + height);
-                words.push((lines, HEADER, (f64::from(MARGIN), f64::from(top)), Anchor::Right));
+                let at = (f64::from(MARGIN), f64::from(top));
+                words.push(Words { lines, size: HEADER, at, anchor: Anchor::Right });
             }
             for (tile, &(x, width)) in row.tiles.iter().zip(&plan.columns) {
                 let inset = width.saturating_sub(tile.size[1] as u32 * enlarged) / 2;
@@ -147,8 +158,8 @@ impl Sheet {
                 if !lines.is_empty() {
                     bottom = bottom.max(under + LINE * lines.len() as u32);
                 }
-                let middle = f64::from(x + width / 2);
-                words.push((lines, CAPTION, (middle, f64::from(under)), Anchor::Below));
+                let at = (f64::from(x + width / 2), f64::from(under));
+                words.push(Words { lines, size: CAPTION, at, anchor: Anchor::Below });
             }
             y = bottom + GAP;
         }
@@ -160,7 +171,7 @@ impl Sheet {
             )));
         }
         let mut canvas = Canvas::new(size)?;
-        for (lines, letters, (x, y), anchor) in words {
+        for Words { lines, size: letters, at: (x, y), anchor } in words {
             for (i, line) in lines.iter().enumerate() {
                 let mut y = y + f64::from(LINE) * i as f64;
                 if let Anchor::Right = anchor {
