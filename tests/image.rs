@@ -126,7 +126,7 @@ fn pipelines_are_those_of_diffusers() {
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let of = |what: &str| facts.tensors.get(&format!("{name}.{what}"));
         let latents = worst(&drawn.latents, of("latents").unwrap());
-        let image = worst(&drawn.image.clamp(-1f64, 1f64).unwrap(), of("image").unwrap());
+        let image = worst(&drawn.image, of("image").unwrap());
         let steps = match of("states") {
             Some(theirs) if theirs.dim(0).unwrap() == states.len() => {
                 // The last one of an inpainting is blended once more, which `latents` has.
@@ -273,7 +273,8 @@ fn a_picture_is_the_same_in_every_batch_to_the_last_bit() {
 #[test]
 fn sampling_can_be_stopped_and_watched() {
     let pipeline = Pipeline::open(&golden("sd1"), &Device::Cpu).unwrap();
-    let request = Request { prompt: Some("red apple".into()), steps: Some(6), ..Request::default() };
+    let request =
+        Request { prompt: Some("red apple".into()), steps: Some(6), ..Request::default() };
     let mut seen = Vec::new();
     let stopped = pipeline.sample(&request, &mut |progress: &Progress<'_>| {
         seen.push((progress.step, progress.steps));
@@ -322,7 +323,10 @@ fn requests_that_cannot_be_are_refused() {
         ("rescale", Request { guidance_rescale: 2.0, ..base.clone() }),
         ("only ddim takes it", Request { eta: 0.5, ..base.clone() }),
         ("clip_skip", Request { clip_skip: 9, ..base.clone() }),
-        ("one for each of 2", Request { prompt: None, prompts: vec!["a".into()], batch_count: 2, ..base.clone() }),
+        (
+            "one for each of 2",
+            Request { prompt: None, prompts: vec!["a".into()], batch_count: 2, ..base.clone() },
+        ),
         (
             "step_noise",
             Request {
@@ -367,10 +371,18 @@ fn folders_that_cannot_be_are_refused() {
     let text = change(scheduler, "PNDMScheduler", "UniPCMultistepScheduler");
     assert!(text.contains("UniPC") && text.contains("DPMSolverMultistepScheduler"), "{text}");
     assert!(change(scheduler, "scaled_linear", "scaled").contains("beta_schedule"));
-    assert!(change(scheduler, "\"skip_prk_steps\": true", "\"skip_prk_steps\": false").contains("skip_prk_steps"));
+    assert!(
+        change(scheduler, "\"skip_prk_steps\": true", "\"skip_prk_steps\": false")
+            .contains("skip_prk_steps")
+    );
     assert!(change(scheduler, "epsilon", "noise").contains("epsilon"));
-    assert!(change("unet/config.json", "UNet2DConditionModel", "UNet3DConditionModel").contains("UNet3D"));
-    assert!(change("unet/config.json", "\"in_channels\": 4", "\"in_channels\": 6").contains("in_channels"));
+    assert!(
+        change("unet/config.json", "UNet2DConditionModel", "UNet3DConditionModel")
+            .contains("UNet3D")
+    );
+    assert!(
+        change("unet/config.json", "\"in_channels\": 4", "\"in_channels\": 6").contains("conv_in")
+    );
     assert!(change("text_encoder/config.json", "quick_gelu", "relu").contains("quick_gelu"));
     for name in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
         let dir = folder("sd1", None, None);
@@ -414,4 +426,93 @@ fn shards_and_variants_are_read() {
         assert!(worst(&drawn.latents, &facts.tensors["sd2.ddim.latents"]) < 1e-5, "{name}");
         std::fs::remove_file(unet.join(name)).unwrap();
     }
+}
+
+#[test]
+fn a_dit_by_class_and_a_ddpm_of_pixels_are_those_of_diffusers() {
+    let facts = recorded();
+    let dir = folder("dit", None, None);
+    copy(&golden("sd1/vae"), &dir.path().join("vae"));
+    let pipeline = Pipeline::open(dir.path(), &Device::Cpu).unwrap();
+    let request = Request {
+        classes: vec!["Dog".into(), "class 3".into()],
+        batch_count: 2,
+        steps: Some(5),
+        cfg_scale: Some(4.0),
+        latents: Some(facts.tensors["noise"].narrow(0, 0, 2).unwrap()),
+        ..Request::default()
+    };
+    let (drawn, _) = draw(&pipeline, &request).unwrap();
+    let gap = worst(&drawn.image, &facts.tensors["dit.image"]);
+    println!("dit {gap:.1e}");
+    assert!(gap < 5e-5, "{gap:e}");
+    let numbers = Request { classes: vec!["207".into(), "3".into()], ..request.clone() };
+    assert_eq!(worst(&draw(&pipeline, &numbers).unwrap().0.image, &drawn.image), 0.0);
+    let other = Request { classes: vec!["3".into(), "207".into()], ..request.clone() };
+    assert!(worst(&draw(&pipeline, &other).unwrap().0.image, &drawn.image) > 1e-3);
+    for (named, class) in [("golden retriever", "cat"), ("class: expected", "1001")] {
+        let request = Request { classes: Vec::new(), class: Some(class.into()), ..request.clone() };
+        let error = draw(&pipeline, &request).map(drop).unwrap_err().to_string();
+        assert!(error.contains(named) && error.len() < 1000, "{error}");
+    }
+    let prompt = Request { classes: Vec::new(), prompt: Some("dog".into()), ..request };
+    let error = draw(&pipeline, &prompt).map(drop).unwrap_err().to_string();
+    assert!(error.contains("it takes a class"), "{error}");
+
+    let pipeline = Pipeline::open(&golden("ddpm"), &Device::Cpu).unwrap();
+    assert_eq!(pipeline.size(), [16, 16]);
+    let request = Request {
+        batch_count: 2,
+        steps: Some(5),
+        latents: Some(facts.tensors["ddpm.noise"].clone()),
+        step_noise: Some(facts.tensors["ddpm.step_noise"].clone()),
+        ..Request::default()
+    };
+    let (drawn, _) = draw(&pipeline, &request).unwrap();
+    let gap = worst(&drawn.image, &facts.tensors["ddpm.image"]);
+    println!("ddpm {gap:.1e}");
+    assert!(gap < 5e-5, "{gap:e}");
+    let guided = Request { cfg_scale: Some(2.0), ..request };
+    let error = draw(&pipeline, &guided).map(drop).unwrap_err().to_string();
+    assert!(error.contains("cfg_scale: expected 1"), "{error}");
+}
+
+#[test]
+fn a_map_becomes_shares_of_classes_and_the_rescaler_learns() {
+    use pathline::image::segmentation::{Rescaler, RescalerConfig};
+    use pathline::nn::params::Params;
+
+    let config = RescalerConfig { classes: 3, factor: 4, channels: 2 };
+    let params = Params::new(1);
+    let net = Rescaler::load(&config, params.builder(&Device::Cpu)).unwrap();
+    let values: Vec<u8> = (0..2 * 8 * 12).map(|i| (i * 7 % 11 % 3) as u8).collect();
+    let map = Tensor::from_vec(values.clone(), (2, 8, 12), &Device::Cpu).unwrap();
+    let out = net.forward(&map).unwrap();
+    assert_eq!(out.dims(), [2, 2, 2, 3]);
+    // One-hot, twice the mean of two by two, and the convolution, by hand.
+    let weight = params.named()[0].1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let out = out.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (at, got) in out.iter().enumerate() {
+        let (picture, channel, y, x) = (at / 12, at / 6 % 2, at / 3 % 2, at % 3);
+        let mut want = 0.0;
+        for (dy, dx) in (0..16).map(|i| (i / 4, i % 4)) {
+            let class = values[(picture * 8 + y * 4 + dy) * 12 + x * 4 + dx];
+            want += weight[channel * 3 + usize::from(class)] / 16.0;
+        }
+        assert!((got - want).abs() < 1e-6, "{at}");
+    }
+    let loss = net.forward(&map).unwrap().sqr().unwrap().sum_all().unwrap();
+    let grads = loss.backward().unwrap();
+    let named = params.named();
+    assert_eq!((named.len(), named[0].0.as_str()), (1, "channel_mapper.weight"));
+    let grad = grads.get(&named[0].1).unwrap().abs().unwrap().min_all().unwrap();
+    assert!(grad.to_scalar::<f32>().unwrap() > 0.0);
+    let error = |dims: (usize, usize, usize), value: u8| {
+        let map = Tensor::full(value, dims, &Device::Cpu).unwrap();
+        net.forward(&map).unwrap_err().to_string()
+    };
+    assert!(error((1, 8, 10), 0).contains("multiples of 4"));
+    assert!(error((1, 8, 8), 3).contains("classes from 0 to 2"));
+    let wrong = RescalerConfig { factor: 6, ..config };
+    assert!(Rescaler::load(&wrong, params.builder(&Device::Cpu)).is_err());
 }

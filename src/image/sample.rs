@@ -113,6 +113,7 @@ impl Pipeline {
         let image = self.decode(&latents, request.vae_tiling)?;
         seconds.insert("decode".to_owned(), begin.elapsed().as_secs_f64());
         check_finite(&image)?;
+        let image = image.clamp(-1f32, 1f32)?;
         let method = if is_map { FLOW_MAP } else { plan.method.as_str() };
         let settings = self.settings(request, &asked, &plan.schedule, (method, size, steps))?;
         Ok(Pictures { latents, image, settings, evaluations, seconds, cut })

@@ -303,6 +303,52 @@ def flow_case(cases, tensors, name, pipe, scheduler, batch=1):
                       prompt=PROMPT, negative_prompt=NEGATIVE, kind="flow", guidance_scale=7.5))
 
 
+def others(cases, tensors):
+    """A DiT by classes, which takes its autoencoder from sd1, and a DDPM of pixels; both in f16 files."""
+    from diffusers import DDPMPipeline, DiTPipeline, DiTTransformer2DModel, UNet2DModel
+    from diffusers.pipelines.ddpm import pipeline_ddpm
+    from diffusers.pipelines.dit import pipeline_dit
+
+    def stored(pipe, part, folder):
+        shutil.rmtree(f"{HERE}/{folder}", ignore_errors=True)
+        getattr(pipe, part).to(dtype=torch.float16)
+        pipe.save_pretrained(f"{HERE}/{folder}", variant="fp16")
+        # Read again, since buffers that are in no file were rounded too.
+        again = type(getattr(pipe, part)).from_pretrained(f"{HERE}/{folder}/{part}", variant="fp16")
+        setattr(pipe, part, again.to(dtype=torch.float32).eval())
+        pipe.set_progress_bar_config(disable=True)
+
+    # Class 1000 is the empty one, whatever the size: so it stands in the pipeline.
+    net = randomise(DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8,
+                                          num_layers=1, sample_size=LATENT, patch_size=2, norm_type="ada_norm_zero",
+                                          num_embeds_ada_norm=1000, attention_bias=True,
+                                          activation_fn="gelu-approximate"), 8)
+    labels = {str(i): f"class {i}" for i in range(1000)} | {"207": "golden retriever, dog"}
+    pipe = DiTPipeline(net, vae(3), DDIMScheduler(clip_sample=False), {int(k): v for k, v in labels.items()})
+    stored(pipe, "transformer", "dit")
+    shutil.rmtree(f"{HERE}/dit/vae")
+    change(f"{HERE}/dit/model_index.json", id2label={"207": labels["207"], "3": labels["3"]})
+    pipeline_dit.randn_tensor = initial
+    pipe.scheduler.set_timesteps(STEPS)
+    image = pipe(class_labels=[207, 3], guidance_scale=4.0, num_inference_steps=STEPS, output_type="pt")[0]
+    image = torch.from_numpy(image) if isinstance(image, np.ndarray) else image
+    tensors["dit.image"] = image * 2 - 1
+
+    net = randomise(UNet2DModel(sample_size=SIZE, block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2,
+                                down_block_types=("DownBlock2D", "AttnDownBlock2D"), attention_head_dim=4,
+                                up_block_types=("AttnUpBlock2D", "UpBlock2D")), 9)
+    pipe = DDPMPipeline(net, DDPMScheduler(variance_type="fixed_large"))
+    stored(pipe, "unet", "ddpm")
+    generator = torch.Generator().manual_seed(SEED + 1)
+    noise, steps = numbers(generator, 2, 3, SIZE, SIZE), numbers(generator, STEPS, 2, 3, SIZE, SIZE)
+    drawn = iter(steps)
+    pipeline_ddpm.randn_tensor = lambda *_, **__: noise.clone()
+    sys.modules["diffusers.schedulers.scheduling_ddpm"].randn_tensor = lambda *_, **__: next(drawn).clone()
+    image = pipe(batch_size=2, num_inference_steps=STEPS, output_type="np").images
+    tensors |= {"ddpm.noise": noise, "ddpm.step_noise": steps,
+                "ddpm.image": torch.from_numpy(image).permute(0, 3, 1, 2) * 2 - 1}
+
+
 def pipelines(pipes, inpaint_unet):
     patch()
     # diffusers asks for it by the name of transformers 4.
@@ -337,6 +383,7 @@ def pipelines(pipes, inpaint_unet):
             flow_case(cases, tensors, f"{folder}.flow_heun{shift}", pipe, FlowMatchHeunDiscreteScheduler(shift=shift))
         flow_case(cases, tensors, f"{folder}.flow_stochastic", pipe,
                   FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True), batch=3)
+    others(cases, tensors)
     meta = {"versions": json.dumps(VERSIONS), "cases": json.dumps(cases)}
     save_file({k: v.detach().float().contiguous() for k, v in tensors.items()}, f"{HERE}/pipelines.safetensors", meta)
     print(len(cases), "cases")
