@@ -106,7 +106,7 @@ impl Pipeline {
             (solution.x, solution.nfe)
         } else {
             let mut draw = self.draws(request, &plan, &noise)?;
-            asked.by_plan(&plan, x, known.as_ref(), &latest, &mut draw, &mut observe)?
+            asked.by_plan(&plan, &x, known.as_ref(), &latest, &mut draw, &mut observe)?
         };
         seconds.insert("sample".to_owned(), begin.elapsed().as_secs_f64());
         let begin = Instant::now();
@@ -341,7 +341,7 @@ impl Asked<'_> {
     fn by_plan(
         &self,
         plan: &Plan,
-        x: Tensor,
+        x: &Tensor,
         known: Option<&Known>,
         latest: &RefCell<Tensor>,
         draw: &mut crate::solver::Draw<'_>,
