@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
   pathline demo                                  simulator and policy over zenoh, nothing to set up
   pathline serve --policy policies/pusht-flow    the policy node; then, in another terminal:
   pathline sim pusht                             the simulator that it drives
+  pathline sample -p \"red apple\" -o apple.png    a picture
 
 Results go to stdout, logs to stderr (RUST_LOG=info shows more), --json prints one object.
 Exit code 0: done, 1: failed, 2: wrong usage."
@@ -32,6 +33,7 @@ enum Command {
     Serve(cli::serve::ServeArgs),
     Sim(cli::sim::SimArgs),
     Eval(cli::eval::EvalArgs),
+    Sample(cli::sample::SampleArgs),
     Train(cli::train::TrainArgs),
     Record(cli::record::RecordArgs),
     Replay(cli::replay::ReplayArgs),
@@ -48,6 +50,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => cli::serve::run(&args),
         Command::Sim(args) => cli::sim::run(&args),
         Command::Eval(args) => cli::eval::run(&args),
+        Command::Sample(args) => cli::sample::run(&args),
         Command::Train(args) => cli::train::run(&args),
         Command::Record(args) => cli::record::run(&args),
         Command::Replay(args) => cli::replay::run(&args),

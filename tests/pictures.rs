@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use pathline::dataset::pictures::{Pictures, PicturesConfig};
 
@@ -27,7 +28,7 @@ fn installed(toml: &str) -> Option<Pictures> {
     }
     let error = Pictures::open(&config).unwrap_err().to_string();
     assert!(error.contains("Debian's package"), "{error}");
-    println!("skipped: {error}");
+    eprintln!("skipped: {error}");
     None
 }
 
@@ -52,10 +53,16 @@ fn sheet(pictures: &Pictures, name: &str, chosen: impl Iterator<Item = usize>) {
     encoder.write_header().unwrap().write_image_data(&bytes).unwrap();
 }
 
+/// All emoji, read once for all tests.
+fn all_emoji() -> Option<&'static Pictures> {
+    static ALL: OnceLock<Option<Pictures>> = OnceLock::new();
+    let toml = format!("source = \"emoji\"\nsize = 32\nheld_out = {HELD_OUT:?}");
+    ALL.get_or_init(|| installed(&toml)).as_ref()
+}
+
 #[test]
 fn every_emoji_has_its_picture() {
-    let toml = format!("source = \"emoji\"\nsize = 32\nheld_out = {HELD_OUT:?}");
-    let Some(pictures) = installed(&toml) else { return };
+    let Some(pictures) = all_emoji() else { return };
     assert_eq!((pictures.len(), pictures.size, pictures.channels), (3655, [32, 32], 3));
     assert_eq!(pictures.labels.len(), 3655);
     assert_eq!((pictures.captions.len(), pictures.classes.len()), (3655, 99));
@@ -75,18 +82,17 @@ fn every_emoji_has_its_picture() {
     let light = tones.map(|t| mean(&format!("woman firefighter: {t} skin tone"))[2]);
     assert!(light.windows(2).all(|pair| pair[0] >= pair[1]), "{light:?}");
     assert!(light[0] > light[4] + 10, "{light:?}");
-    sheet(&pictures, "emoji", pictures.held_out.iter().copied());
+    sheet(pictures, "emoji", pictures.held_out.iter().copied());
 }
 
 #[test]
 fn what_is_held_out_is_made_of_known_parts() {
-    let toml = format!("source = \"emoji\"\nsize = 16\nheld_out = {HELD_OUT:?}");
-    let Some(pictures) = installed(&toml) else { return };
+    let Some(pictures) = all_emoji() else { return };
     let training = pictures.training();
     assert_eq!(training.len() + pictures.held_out.len(), pictures.len());
     assert!(pictures.held_out.len() >= 60, "{}", pictures.held_out.len());
     let words = |caption: &str| -> Vec<String> {
-        caption.split(|c: char| c == ' ' || c == ':' || c == ',').map(str::to_owned).collect()
+        caption.split([' ', ':', ',']).map(str::to_owned).collect()
     };
     let known: BTreeSet<String> =
         training.iter().flat_map(|i| words(&pictures.captions[*i])).collect();
@@ -222,8 +228,15 @@ fn an_excerpt_of_fashion_mnist_is_read_and_a_broken_one_is_not() {
         );
         Pictures::open(&config(&toml))
     };
+    let both = format!(
+        "source = \"fashion_mnist\"\nsize = 28\nsplit = \"both\"\nfolder = {:?}\nchecksum = \"any\"",
+        data("fashion")
+    );
+    let both = Pictures::open(&config(&both)).unwrap();
+    assert_eq!((both.len(), both.training().len(), both.held_out[0]), (200, 100, 100));
     let pictures = read(&data("fashion")).unwrap();
     assert_eq!((pictures.len(), pictures.labels.len()), (100, 100));
+    assert_eq!(pictures.labels, both.labels[100..]);
     // The test half begins with an ankle boot, a pullover and two trousers.
     assert_eq!(pictures.labels[..4], [9, 2, 1, 1]);
     let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,7 @@
 //! `pathline inspect`: what a file or folder is.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -13,13 +14,18 @@ use pathline::train::recipe::Recipe;
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 
-/// Says what a file or folder is: policy, run, dataset, recipe, safetensors, MCAP, JSON, GIF, PNG.
+use super::inspect_picture;
+
+/// Says what a file or folder is: policy, run, dataset, picture model, recipe, safetensors, PNG, ….
 #[derive(clap::Args)]
 #[command(after_help = "A policy folder is loaded, so that whatever is wrong with it is said here.
+Of a picture it prints the settings that made it, whether Pathline wrote them or another tool.
 
 Examples:
   pathline inspect policies/pusht-flow
   pathline inspect runs/demo/rollout.mcap
+  pathline inspect apple.png
+  pathline inspect policies/emoji-flow
   pathline inspect policies/pusht-flow/model.safetensors --json")]
 pub(crate) struct InspectArgs {
     /// What to look at.
@@ -45,22 +51,26 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
 const KEY_WIDTH: usize = 20;
 
 /// Entries in the order in which people read them.
-type Report = Vec<(&'static str, Value)>;
+pub(crate) type Report = Vec<(&'static str, Value)>;
 
 /// One line an entry; what an object or a list of objects holds is indented below its key.
 fn print_entry(key: &str, value: &Value, depth: usize, width: usize) {
     let indent = 2 * depth;
     match value {
         Value::Object(map) if !map.is_empty() => {
-            println!("{:indent$}{key}", "");
+            println!("{:indent$}{}", "", visible(key));
             let width = map.keys().map(String::len).fold(KEY_WIDTH - 2, usize::max);
             map.iter().for_each(|(key, value)| print_entry(key, value, depth + 1, width));
         }
         Value::Array(rows) if rows.iter().any(|row| row.is_object() || row.is_string()) => {
-            println!("{:indent$}{key}", "");
+            println!("{:indent$}{}", "", visible(key));
             rows.iter().for_each(|row| println!("{:indent$}  {}", "", row_text(row)));
         }
-        _ => println!("{:indent$}{key:width$} {}", "", plain(value)),
+        Value::String(text) if text.contains('\n') => {
+            println!("{:indent$}{}", "", visible(key));
+            text.lines().for_each(|line| println!("{:indent$}  {}", "", visible(line)));
+        }
+        _ => println!("{:indent$}{:width$} {}", "", visible(key), plain(value)),
     }
 }
 
@@ -72,12 +82,21 @@ fn row_text(row: &Value) -> String {
 }
 
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value.as_str().map_or_else(|| value.to_string(), visible)
+}
+
+/// A terminal would obey what a file of others has in its texts.
+fn visible(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(shown).collect()
 }
 
 fn folder(path: &Path) -> anyhow::Result<Report> {
     if path.join("meta/info.json").is_file() {
         return dataset(path);
+    }
+    if let Some(report) = inspect_picture::model(path)? {
+        return Ok(report);
     }
     policy(&folder::resolve(path)?)
 }
@@ -168,8 +187,15 @@ fn dataset(path: &Path) -> anyhow::Result<Report> {
 }
 
 fn file(path: &Path) -> anyhow::Result<Report> {
-    let bytes =
-        std::fs::read(path).with_context(|| format!("{}: could not be read", path.display()))?;
+    let unreadable = || format!("{}: could not be read", path.display());
+    let mut start = Vec::new();
+    let opened = std::fs::File::open(path).with_context(unreadable)?;
+    opened.take(24).read_to_end(&mut start).with_context(unreadable)?;
+    if let Some(("PNG", size)) = picture(&start) {
+        let bytes = std::fs::metadata(path).with_context(unreadable)?.len();
+        return inspect_picture::png(path, size, bytes);
+    }
+    let bytes = std::fs::read(path).with_context(unreadable)?;
     match path.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => tensors(path, &bytes),
         Some("mcap") => recording(path, &bytes),
@@ -190,8 +216,8 @@ fn file(path: &Path) -> anyhow::Result<Report> {
                 ("height", json!(height)),
             ]),
             None => bail!(
-                "{}: expected a policy, run or dataset folder, or a .safetensors, .mcap, .toml, \
-                 .json, GIF or PNG file",
+                "{}: expected the folder of a policy, run, dataset or picture model, or a \
+                 .safetensors, .mcap, .toml, .json, GIF or PNG file",
                 path.display()
             ),
         },

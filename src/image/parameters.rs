@@ -21,7 +21,7 @@ pub const TEXT_KEY: &str = "parameters";
 pub const JSON_KEY: &str = "pathline";
 
 /// Samplers by our names and by the names that the WebUI shows.
-const SAMPLERS: [(&str, &str); 13] = [
+const SAMPLERS: [(&str, &str); 14] = [
     ("euler", "Euler"),
     ("euler_ancestral", "Euler a"),
     ("heun", "Heun"),
@@ -29,9 +29,10 @@ const SAMPLERS: [(&str, &str); 13] = [
     ("dpmpp_2m_sde", "DPM++ 2M SDE"),
     ("ddim", "DDIM"),
     ("ddpm", "DDPM"),
-    ("pndm", "PNDM"),
+    ("plms", "PLMS"),
     ("lcm", "LCM"),
-    // stable-diffusion.cpp's names for the same.
+    // Other names of the same: diffusers' and stable-diffusion.cpp's.
+    ("plms", "PNDM"),
     ("euler_ancestral", "euler_a"),
     ("dpmpp_2m", "dpm++2m"),
     ("dpmpp_2m_sde", "dpm++2m_sde"),

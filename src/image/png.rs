@@ -3,7 +3,7 @@
 //! Reading takes every kind of PNG and gives 8-bit RGB: 16 bits are rounded, palettes and grey are
 //! spread, transparent pixels lie on white. Numbers are taken as sRGB, profiles are not applied, and of
 //! an animation the still picture is read. A file is not believed: its size is held against a bound
-//! and against what its bytes can hold (zlib packs at most 1032 to 1), and memory is taken row by row.
+//! and against what its bytes can hold (zlib packs at most 1032 to 1) before memory is taken.
 //!
 //! Writing replaces a file only by a complete one ([`super::output`]); texts go with it as tEXt where
 //! they are Latin-1, else as iTXt, which is what other tools do. The texts are read by
@@ -56,7 +56,7 @@ pub fn read(path: &Path, max_pixels: u64) -> Result<Picture> {
     let mut reader = open(path, max_pixels, Transformations::EXPAND)?;
     let (width, height) = (reader.info().width as usize, reader.info().height as usize);
     let (color, depth) = reader.output_color_type();
-    let mut rgb = Vec::new();
+    let mut rgb = reserved(path, width * height * 3)?;
     rows(path, &mut reader, |row| push_rgb(&mut rgb, row, color, depth))?;
     Ok(Picture { width, height, rgb })
 }
@@ -74,7 +74,7 @@ pub fn read_numbers(path: &Path, max_pixels: u64) -> Result<Numbers> {
         let message = format!("expected numbers, a palette or grey PNG, got {color:?}");
         return Err(Error::config(path, message));
     }
-    let (mut values, mut beyond) = (Vec::new(), None);
+    let (mut values, mut beyond) = (reserved(path, width * height)?, None);
     rows(path, &mut reader, |row| match depth {
         BitDepth::Eight => values.extend_from_slice(row),
         BitDepth::Sixteen => {
@@ -177,16 +177,22 @@ fn open(path: &Path, max_pixels: u64, transform: Transformations) -> Result<Read
     decoder.read_info().map_err(|e| damaged(path, &e))
 }
 
+/// Room for what is believable by now; a vector that grows would hold it three times.
+fn reserved(path: &Path, bytes: usize) -> Result<Vec<u8>> {
+    let mut room = Vec::new();
+    match room.try_reserve_exact(bytes) {
+        Ok(()) => Ok(room),
+        Err(_) => Err(Error::config(path, format!("expected {bytes} bytes of memory, got less"))),
+    }
+}
+
 /// Hands over every row, whole.
 fn rows(path: &Path, reader: &mut Reader, mut take: impl FnMut(&[u8])) -> Result<()> {
     let damaged = |e| damaged(path, &e);
     if reader.info().interlaced {
         // Seven pictures in one: it must be there before its first row is.
         let bytes = reader.output_buffer_size().unwrap_or(usize::MAX);
-        let mut frame = Vec::new();
-        frame.try_reserve_exact(bytes).map_err(|_| {
-            Error::config(path, format!("the interlaced picture needs {bytes} bytes of memory"))
-        })?;
+        let mut frame = reserved(path, bytes)?;
         frame.resize(bytes, 0);
         let info = reader.next_frame(&mut frame).map_err(damaged)?;
         frame.chunks_exact(info.line_size).for_each(take);

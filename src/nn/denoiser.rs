@@ -129,9 +129,9 @@ enum Part<'a> {
 #[derive(Clone, Debug)]
 pub enum DenoiserNet {
     /// A UNet.
-    UNet(UNet2d),
+    UNet(Box<UNet2d>),
     /// A transformer.
-    Dit(Dit),
+    Dit(Box<Dit>),
 }
 
 impl DenoiserNet {
@@ -142,8 +142,8 @@ impl DenoiserNet {
     /// shape.
     pub fn load(config: &DenoiserConfig, vb: VarBuilder<'_>) -> Result<Self> {
         Ok(match config.part() {
-            Part::UNet(config) => Self::UNet(UNet2d::load(&config, vb)?),
-            Part::Dit(config) => Self::Dit(Dit::load(config, vb)?),
+            Part::UNet(config) => Self::UNet(Box::new(UNet2d::load(&config, vb)?)),
+            Part::Dit(config) => Self::Dit(Box::new(Dit::load(config, vb)?)),
         })
     }
 

@@ -29,7 +29,7 @@ pub mod linear;
 pub mod mlp;
 pub mod norm;
 pub mod params;
-mod pixel_attention;
+pub(crate) mod pixel_attention;
 pub mod pool;
 mod product;
 pub mod resize;

@@ -393,7 +393,8 @@ pub(super) fn check_only(
     only: &[(&str, &str)],
 ) -> Result<()> {
     for (key, supported) in only {
-        if let Some(value) = rest.get(*key).filter(|value| value.to_string() != *supported) {
+        let Some(value) = rest.get(*key).map(Value::to_string) else { continue };
+        if value != *supported {
             return Err(Error::Invalid(format!(
                 "{class}: `{key}` is supported with {supported} alone, got {value}"
             )));

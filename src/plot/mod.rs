@@ -2,7 +2,7 @@
 //!
 //! A [`Figure`] is data: panels of layers (lines, discs, arrows, areas, shapes, heat maps, words) over linear
 //! or logarithmic axes, and one legend below them, where it can cover nothing. [`line_plot`] is the
-//! short way to one panel of lines.
+//! short way to one panel of lines. A [`Sheet`] is rows of pictures with words around them.
 //!
 //! plotters draws on an RGB buffer of three times the size, which is then averaged down, so that
 //! lines and letters are smooth; files hold at most 256 colours. The letters are Ubuntu Light, compiled in.
@@ -14,11 +14,13 @@ mod draw;
 mod figure;
 mod marks;
 mod png_file;
+mod sheet;
 
 use std::path::Path;
 
 pub use color::Color;
 pub use figure::{Figure, Layer, Mark, Panel, Scale};
+pub use sheet::{Row, Sheet, Tile};
 
 use crate::Result;
 

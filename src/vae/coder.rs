@@ -14,42 +14,12 @@ use candle_nn::VarBuilder;
 
 use super::config::{CoderConfig, DownBlock, UpBlock};
 use crate::Result;
-use crate::nn::attention::{Attention, AttentionConfig};
 use crate::nn::conv2d::Conv2d;
 use crate::nn::norm::GroupNorm;
+use crate::nn::pixel_attention::PixelAttention;
 use crate::nn::resnet2d::{Downsample2d, ResnetBlock2d, ResnetBlock2dConfig, SAME, Upsample2d};
 
 const EPS: f64 = 1e-6;
-
-/// `x + attention(group_norm(x))` over all pixels, one head.
-#[derive(Clone, Debug)]
-struct PixelAttention {
-    group_norm: GroupNorm,
-    attention: Attention,
-}
-
-impl PixelAttention {
-    fn load(channels: usize, groups: usize, vb: VarBuilder<'_>) -> Result<Self> {
-        let config = AttentionConfig {
-            query_dim: channels,
-            cross_attention_dim: None,
-            heads: 1,
-            dim_head: channels,
-            bias: true,
-        };
-        Ok(Self {
-            group_norm: GroupNorm::load(channels, groups, EPS, vb.pp("group_norm"))?,
-            attention: Attention::load(&config, vb)?,
-        })
-    }
-
-    fn forward_last(&self, x: &Tensor) -> Result<Tensor> {
-        let (b, h, w, c) = x.dims4()?;
-        let tokens = self.group_norm.forward_last(x)?.reshape((b, h * w, c))?;
-        let seen = self.attention.forward(&tokens, None, None)?;
-        Ok((x + seen.reshape((b, h, w, c))?)?)
-    }
-}
 
 /// Residual blocks, each with or without an attention behind it.
 #[derive(Clone, Debug)]
@@ -68,7 +38,14 @@ impl Blocks {
             let from = if i == 0 { input } else { out };
             let config = ResnetBlock2dConfig::plain(from, out, groups, EPS);
             let resnet = ResnetBlock2d::load(&config, vb.pp("resnets").pp(i))?;
-            let attention = || PixelAttention::load(out, groups, vb.pp("attentions").pp(i));
+            let attention = || {
+                PixelAttention::load(
+                    [out, 1, out],
+                    Some(groups),
+                    [EPS, 1.0],
+                    vb.pp("attentions").pp(i),
+                )
+            };
             Ok((resnet, with_attention.then(attention).transpose()?))
         };
         Ok(Self((0..count).map(block).collect::<Result<_>>()?))
@@ -100,7 +77,9 @@ impl MidBlock {
             let config = ResnetBlock2dConfig::plain(channels, channels, groups, EPS);
             ResnetBlock2d::load(&config, vb.pp("resnets").pp(i))
         };
-        let attention = || PixelAttention::load(channels, groups, vb.pp("attentions.0"));
+        let sizes = [channels, 1, channels];
+        let attention =
+            || PixelAttention::load(sizes, Some(groups), [EPS, 1.0], vb.pp("attentions.0"));
         Ok(Self {
             first: resnet(0)?,
             attention: config.mid_attention.then(attention).transpose()?,

@@ -42,17 +42,34 @@ pub(super) fn default_folder() -> PathBuf {
     "/usr/share/datasets/fashion-mnist".into()
 }
 
-/// One half of the data set, each picture in the middle of a black `size`×`size` square.
-pub(super) fn read(
+/// One half of the data set or both, each picture in the middle of a black `size`×`size` square.
+pub(super) fn read_split(
     size: usize,
     split: Split,
     folder: &Path,
     checksum: Checksum,
 ) -> Result<Pictures> {
-    let (prefix, [images, labels]) = match split {
-        Split::Train => ("train", TRAIN),
-        Split::Test => ("t10k", TEST),
-    };
+    let half = |prefix, known| read_half(size, prefix, known, folder, checksum);
+    match split {
+        Split::Train => half("train", TRAIN),
+        Split::Test => half("t10k", TEST),
+        Split::Both => {
+            let (mut both, test) = (half("train", TRAIN)?, half("t10k", TEST)?);
+            both.held_out = (both.len()..both.len() + test.len()).collect();
+            both.pixels.extend(test.pixels);
+            both.labels.extend(test.labels);
+            Ok(both)
+        }
+    }
+}
+
+fn read_half(
+    size: usize,
+    prefix: &str,
+    [images, labels]: [Known; 2],
+    folder: &Path,
+    checksum: Checksum,
+) -> Result<Pictures> {
     let image_path = folder.join(format!("{prefix}-images-idx3-ubyte.gz"));
     let label_path = folder.join(format!("{prefix}-labels-idx1-ubyte.gz"));
     let values = idx::read(&image_path, &images, checksum, &[idx::SIZE; 2])?;

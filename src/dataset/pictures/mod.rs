@@ -62,7 +62,7 @@ pub enum PicturesConfig {
     FashionMnist {
         /// Edge length in px, at least 28.
         size: usize,
-        /// Which half.
+        /// Which part.
         #[serde(default)]
         split: Split,
         /// The folder of the four `.gz` files; Debian's place for it by default.
@@ -96,7 +96,7 @@ pub enum PicturesConfig {
     },
 }
 
-/// Which half of a data set.
+/// Which part of a data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
@@ -105,6 +105,8 @@ pub enum Split {
     Train,
     /// What is only looked at.
     Test,
+    /// Both, and the test half is held out.
+    Both,
 }
 
 fn colour() -> usize {
@@ -149,7 +151,7 @@ impl Pictures {
             }
             PicturesConfig::FashionMnist { size, split, folder, checksum } => {
                 check_size(*size, idx::SIZE)?;
-                fashion::read(*size, *split, folder, *checksum)
+                fashion::read_split(*size, *split, folder, *checksum)
             }
             PicturesConfig::Folder { path, size, channels, held_out } => {
                 check_size(*size, *SIZES.start())?;

@@ -207,8 +207,11 @@ impl<'a> AutoencoderJob<'a> {
         let measured: Vec<usize> = training.into_iter().step_by(step).take(MEASURED).collect();
         let (mut sum, mut squares, mut count) = (0.0, 0.0, 0.0);
         for indices in measured.chunks(16) {
-            let latents =
-                net.encode(&self.pictures.batch(indices)?.to_device(&self.device)?, None)?;
+            let x = self.pictures.batch(indices)?.to_device(&self.device)?;
+            let mean = net.encode(&x, None)?;
+            // What a denoiser will see: drawn, not the mean.
+            let noise = Noise::new(self.recipe.train.seed).normal_like(0, draw::NOISE, &mean)?;
+            let latents = net.encode(&x, Some(&noise))?;
             let latents = latents.to_dtype(DType::F64)?;
             count += latents.elem_count() as f64;
             sum += latents.sum_all()?.to_scalar::<f64>()?;

@@ -12,8 +12,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{Device, Tensor};
 
 use super::super::optimizer::AdamW;
 use super::conditions::{Conditions, Encoder, RESCALER, TEXT_ENCODER};
@@ -24,7 +23,6 @@ use super::{Job, Update, sheet};
 use crate::dataset::pictures::Pictures;
 use crate::flow::{Noise, mse};
 use crate::image::{self, Parts, Pipeline, Request};
-use crate::nn::condition::Condition;
 use crate::nn::denoiser::DenoiserNet;
 use crate::nn::params::Params;
 use crate::{Error, Result};
@@ -56,6 +54,12 @@ impl<'a> DenoiserJob<'a> {
         pictures: &'a Pictures,
         device: &Device,
     ) -> Result<Self> {
+        let unknown = model.network.unknown_keys();
+        if !unknown.is_empty() {
+            let message = format!("model.network: expected diffusers' keys, got {unknown:?}");
+            return Err(Error::Invalid(message));
+        }
+        model.network.validate()?;
         let autoencoder = model.autoencoder.as_deref();
         let latents = Latents::new(pictures, &recipe.augment, autoencoder, device)?;
         let factor = latents.autoencoder().map_or(1, |net| net.downsampling());
@@ -154,6 +158,7 @@ impl<'a> DenoiserJob<'a> {
             image_size: self.pictures.size,
             objective: self.model.objective.clone(),
             defaults: self.model.defaults.clone(),
+            precision: self.model.precision,
         })
     }
 }
@@ -192,20 +197,20 @@ impl Job for DenoiserJob<'_> {
         let folder = self.recipe.output_dir.join(".sheet");
         image::save_pipeline(&folder, &self.parts()?)?;
         let pipeline = Pipeline::open(&folder, &self.device)?;
-        let mut draw = |request: &Request| -> Result<Tensor> {
+        let draw = |request: &Request| -> Result<Tensor> {
             let pictures = pipeline.sample(request, &mut |_| Ok(ControlFlow::Continue(())))?;
             Ok(pictures.image)
         };
         let rows = match &self.conditions {
             Conditions::Text { .. } => {
                 let captions = |all: &[usize]| -> Vec<String> {
-                    let step = (all.len() / SHOWN).max(1);
-                    let some = all.iter().step_by(step).take(SHOWN);
-                    some.map(|&i| self.pictures.captions[i].clone()).collect()
+                    let some = (0..SHOWN).map(|i| all[i * all.len() / SHOWN]);
+                    some.map(|i| self.pictures.captions[i].clone()).collect()
                 };
-                let sets = [captions(&self.pictures.training()), captions(&self.pictures.held_out)];
-                let sets = sets.into_iter().filter(|prompts| prompts.len() == SHOWN);
-                sets.map(|prompts| {
+                let sets = [self.pictures.training(), self.pictures.held_out.clone()];
+                let sets = sets.iter().filter(|set| !set.is_empty());
+                sets.map(|set| {
+                    let prompts = captions(set);
                     draw(&Request { batch_count: prompts.len(), prompts, ..Request::default() })
                 })
                 .collect::<Result<Vec<_>>>()?

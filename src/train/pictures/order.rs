@@ -49,11 +49,6 @@ impl Order {
         Ok(Self { places, noise: Noise::new(rhythm.seed), epoch: None })
     }
 
-    /// Places in an epoch.
-    pub(super) fn len(&self) -> usize {
-        self.places.len()
-    }
-
     /// The pictures of update `step`.
     pub(super) fn batch(&mut self, step: usize, size: usize) -> Vec<usize> {
         (0..size).map(|i| self.picture((step * size + i) as u64)).collect()
@@ -170,9 +165,9 @@ mod tests {
         let mut order = Order::new(&pictures, &rhythm(false)).unwrap();
         let mut epoch = order.batch(2, 4);
         epoch.sort_unstable();
-        assert_eq!((order.len(), epoch), (4, vec![0, 1, 2, 4]));
+        assert_eq!((order.places.len(), epoch), (4, vec![0, 1, 2, 4]));
         let mut order = Order::new(&pictures, &rhythm(true)).unwrap();
-        assert_eq!(order.len(), 3);
+        assert_eq!(order.places.len(), 3);
         let seen = order.batch(0, 300);
         let of = |picture| seen.iter().filter(|seen| **seen == picture).count();
         assert_eq!((of(0), of(1) + of(2), of(3), of(4)), (100, 100, 0, 100));
