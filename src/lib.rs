@@ -1,12 +1,12 @@
 //! Pathline: a runtime for flow-matching and diffusion robot policies.
 //!
-//! A learned velocity field carries noise to an action chunk:
+//! A learned velocity field carries noise to an action chunk, and the same core carries noise to a picture:
 //!
 //! ```text
 //!                       observation ─ features ─ encode ─► context ┐
 //!   zenoh ◄── gate ◄── timeline ◄── action chunk ◄── integrate(velocity(context, x_t, t), noise, grid, solver)
-//!     │
-//!   robot / simulator
+//!     │                                                    │
+//!   robot / simulator            picture ◄── decode ◄── latents ◄── context ◄ encode ◄ text, class, map, picture
 //! ```
 //!
 //! | module | what it is | needs |
@@ -16,7 +16,8 @@
 //! | `flow` | paths, targets, objectives, couplings, guidance, noise: what is learned | tensors |
 //! | `solver` | grids, samplers, adaptive integration, likelihood: how it is walked | tensors |
 //! | `nn`, `policy` | networks; a policy folder as a function from observations to a chunk | tensors |
-//! | `dataset`, `train` | LeRobotDataset v3 folders; recipes, optimiser, checkpoints, evaluation | tensors, simulator |
+//! | `vae`, `image` | pictures to latents and back; a diffusers folder as a function from a request to pictures | tensors |
+//! | `dataset`, `train` | LeRobotDataset v3 folders, pictures; recipes, optimiser, checkpoints, evaluation | tensors, simulator |
 //! | `node` | the policy server, the simulator node, the recorder | zenoh, simulator |
 //!
 //! **Time.** t = 1 is noise and t = 0 is data: `x_t = α(t)·data + σ(t)·noise`, on the straight path

@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 #![cfg(feature = "nn")]
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -232,12 +231,12 @@ fn wrong_files_are_named() {
         let error = Tokenizer::train(["a"], size, length).unwrap_err().to_string();
         assert!(error.contains(named), "{error}");
     }
-    let configs: HashMap<&str, ClipTextConfig> = HashMap::from([
+    let configs = [
         ("num_attention_heads", ClipTextConfig { num_attention_heads: 3, ..tiny() }),
         ("vocab_size", ClipTextConfig { vocab_size: 0, ..tiny() }),
         ("use_attention_mask", ClipTextConfig { use_attention_mask: true, ..tiny() }),
         ("layer_norm_eps", ClipTextConfig { layer_norm_eps: 0.0, ..tiny() }),
-    ]);
+    ];
     for (named, config) in configs {
         let error = config.validate().unwrap_err().to_string();
         assert!(error.contains(named), "{error}");

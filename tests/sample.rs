@@ -213,6 +213,48 @@ fn settings_are_in_the_picture_for_us_and_for_others() {
 }
 
 #[test]
+fn inspect_says_what_a_model_is() {
+    let folder = Folder::new();
+    let inspect = |path: &str| -> Value {
+        serde_json::from_str(&folder.run(["inspect", "--json", path]).ok()).unwrap()
+    };
+    let report = inspect(MODEL);
+    assert_eq!(
+        (&report["kind"], &report["class"]),
+        (&"pipeline".into(), &"StableDiffusionPipeline".into())
+    );
+    assert_eq!(report["picture_size"], serde_json::json!([16, 16]));
+    let components = &report["components"];
+    assert_eq!(components["scheduler"]["class"], "PNDMScheduler");
+    assert_eq!(components["text_encoder"]["hidden_act"], "quick_gelu");
+    let parts = ["unet", "vae", "text_encoder"]
+        .map(|name| components[name]["parameters"].as_u64().unwrap());
+    assert_eq!(report["parameters"], parts.iter().sum::<u64>());
+    let report = inspect(&format!("{MODEL}/vae"));
+    assert_eq!((&report["kind"], &report["downsampling"]), (&"autoencoder".into(), &2.into()));
+    assert_eq!(report["parameters"], parts[1]);
+    assert_eq!(inspect(&format!("{MODEL}/unet"))["kind"], "component");
+
+    let texts = [
+        Text::new(
+            "parameters",
+            "cat \u{1b}[2J\nNegative prompt: dog\nSteps: 4, Sampler: Euler a, Seed: 1",
+        ),
+        Text::new("workflow", "{\n}"),
+    ];
+    let picture = Picture { width: 1, height: 1, rgb: vec![0; 3] };
+    png::write(&folder.path("a.png"), &picture, &texts).unwrap();
+    let report = inspect("a.png");
+    assert_eq!(
+        (&report["parameters"]["Steps"], &report["texts"]["workflow"]),
+        (&"4".into(), &"{\n}".into())
+    );
+    // A terminal is not obeyed.
+    let text = folder.run(["inspect", "a.png"]).ok();
+    assert!(text.contains("cat \\u{1b}[2J") && !text.contains('\u{1b}'), "{text}");
+}
+
+#[test]
 fn settings_of_another_tool_are_repeated() {
     let folder = Folder::new();
     let text = "red apple\nNegative prompt: blue\nSteps: 3, Sampler: Euler a, CFG scale: 4, Seed: 12, \

@@ -235,3 +235,51 @@ fn every_kind_resumes_to_the_same_bytes_and_loads() {
     let five = ["model.network.in_channels=5", autoencoder.as_str()];
     bench.same_when_resumed("maps", &parts, &five);
 }
+
+#[test]
+fn the_recipes_of_the_project_can_be_read() {
+    let mut seen = 0;
+    for folder in std::fs::read_dir("policies").unwrap() {
+        for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            let is_toml = path.extension().is_some_and(|end| end == "toml");
+            if is_toml && PictureRecipe::is_one(&path).unwrap() {
+                PictureRecipe::load(&path, &[]).unwrap();
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 12, "{seen}");
+}
+
+/// One wrong key or number each.
+#[test]
+fn a_wrong_recipe_says_what_is_wrong() {
+    let bench = Bench { dir: tempfile::tempdir().unwrap() };
+    let error = |parts: &[&str], overrides: &[&str]| {
+        let path = bench.dir.path().join("wrong.toml");
+        let output = bench.dir.path().join("wrong");
+        std::fs::write(&path, format!("output_dir = {output:?}\n{}", parts.join("\n"))).unwrap();
+        let overrides: Vec<String> = overrides.iter().map(|&o| o.to_owned()).collect();
+        let recipe = match PictureRecipe::load(&path, &overrides) {
+            Ok(recipe) => recipe,
+            Err(error) => return error.to_string(),
+        };
+        let error = train(&recipe, false, &AtomicBool::new(false), &device::cpu()).unwrap_err();
+        error.to_string()
+    };
+    let classifier = [FOLDER, CLASSIFIER, RHYTHM];
+    let cases: [(&[&str], &[&str], &str); 7] = [
+        (&classifier, &["train.steps=0"], "train.steps: expected 1 to"),
+        (&classifier, &["model.network.classes=4"], "expected 3, the classes of the data, got 4"),
+        (&classifier, &["model.netwerk=1"], "netwerk"),
+        (&classifier, &["augment.crop=17"], "augment.crop"),
+        (&[FOLDER, AUTOENCODER, RHYTHM], &["model.trained=decoder"], "init_from"),
+        (&[FOLDER, AUTOENCODER, RHYTHM], &["model.loss.kl_weight=-1.0"], "model.loss.kl_weight"),
+        (&[MAPS, CLASSIFIER, RHYTHM], &[], "the classes of the data"),
+    ];
+    for (parts, overrides, expected) in cases {
+        let message = error(parts, overrides);
+        assert!(message.contains(expected), "{overrides:?}: {message}");
+    }
+}

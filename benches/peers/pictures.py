@@ -7,9 +7,11 @@
 
 Without --model a folder is made on the spot: Stable Diffusion 1's architecture with a UNet of 64 to 256
 channels and 32×32 latents (256×256 pixels), random weights, saved by diffusers. With --model any
-StableDiffusionPipeline folder that diffusers can read. One picture, DDIM, guidance 7.5 with a negative prompt (the
-network sees two samples a step). Every row is a fresh process with the files in the page cache and as
-many threads for each program; the programs take turns, --repeat times, and medians count:
+StableDiffusionPipeline folder that diffusers can read, or policies/emoji-flow: diffusers has no pipeline for flows
+over latents with a text encoder alone, so its components are put together here. One picture; DDIM, or Euler on a
+flow; guidance 7.5 with a negative prompt (the network sees two samples a step). Every row is a fresh process
+with the files in the page cache and as many threads for each program; the programs take turns, --repeat
+times, and medians count:
     first    process start to the finished PNG: import, loading, all steps, decoding, writing
     load     process start until the first step may begin
     step     one step of the sampler with its network evaluation: median of a run
@@ -59,9 +61,14 @@ def inside(role, *args, threads):
     return json.loads(out.strip().splitlines()[-1]) | {"first_secs": seconds, "peak_mib": peak}
 
 
+def is_flow(folder):
+    return json.loads((Path(folder) / "model_index.json").read_text())["_class_name"] == "PathlinePipeline"
+
+
 def pathline(folder, work, options, *more):
+    method = "euler" if is_flow(folder) else "ddim"
     command = [options.binary, "sample", "--model", folder, "--prompt", PROMPT, "--negative-prompt", NEGATIVE,
-               "--cfg-scale", SCALE, "--sampling-method", "ddim", "--steps", options.steps, "--seed", SEED,
+               "--cfg-scale", SCALE, "--sampling-method", method, "--steps", options.steps, "--seed", SEED,
                "--threads", options.threads, "--json", "--output", work / "pathline.png", *more]
     out, seconds, peak = run(command, options.threads)
     report = json.loads(out)
@@ -116,17 +123,17 @@ def prepare(work, folder, size):
     import transformers
     from safetensors.torch import save_file
 
-    folder = Path(folder)
     if size != "given":
         make(folder, small=size == "small")
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-    shape = (1, pipe.unet.config.in_channels, *[pipe.unet.config.sample_size] * 2)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
+    peer = Peer(folder)
+    config = peer.unet.config
+    noise = torch.randn((1, config.in_channels, *[config.sample_size] * 2),
+                        generator=torch.Generator().manual_seed(SEED))
     save_file({"latents": noise}, Path(work) / "noise.safetensors")
-    parts = pipe.unet, pipe.vae, pipe.text_encoder
+    parts = peer.unet, peer.vae, peer.text_encoder
     versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (diffusers, transformers, torch))
-    return {"parameters": sum(p.numel() for part in parts for p in part.parameters()), "latents": list(shape),
-            "versions": versions}
+    return {"parameters": sum(p.numel() for part in parts for p in part.parameters()),
+            "latents": list(noise.shape), "versions": versions}
 
 
 def make(folder, small):
@@ -157,48 +164,91 @@ def make(folder, small):
                             requires_safety_checker=False).save_pretrained(folder)
 
 
+class Peer:
+    """A folder in diffusers, ready to draw."""
+
+    def __init__(self, folder):
+        if is_flow(folder):
+            from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+            from transformers import CLIPTextModel, CLIPTokenizer
+
+            self.pipe = None
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+            self.text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
+            self.unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+            self.vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")
+            self.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+        else:
+            from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+            self.pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+            self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
+            self.pipe.set_progress_bar_config(disable=True)
+            self.unet, self.vae, self.text_encoder = self.pipe.unet, self.pipe.vae, self.pipe.text_encoder
+
+    def latents(self, steps, noise, after_step=lambda: None):
+        import torch
+
+        if self.pipe:
+            def ended(_pipe, _step, _t, values):
+                after_step()
+                return values
+
+            return self.pipe(PROMPT, negative_prompt=NEGATIVE, guidance_scale=SCALE, num_inference_steps=steps,
+                             latents=noise, output_type="latent", callback_on_step_end=ended).images
+        with torch.no_grad():
+            words = self.tokenizer([NEGATIVE, PROMPT], padding="max_length", truncation=True, return_tensors="pt")
+            tokens = self.text_encoder(words.input_ids).last_hidden_state
+            self.scheduler.set_timesteps(steps)
+            for t in self.scheduler.timesteps:
+                negative, asked = self.unet(torch.cat([noise] * 2), t, encoder_hidden_states=tokens).sample.chunk(2)
+                velocity = negative + SCALE * (asked - negative)
+                noise = self.scheduler.step(velocity, t, noise).prev_sample
+                after_step()
+            return noise
+
+    def decode(self, latents):
+        import torch
+
+        config = self.vae.config
+        with torch.no_grad():
+            return self.vae.decode(latents / config.scaling_factor + (config.shift_factor or 0)).sample
+
+
+def begin(folder, work):
+    import torch
+    from safetensors.torch import load_file
+
+    torch.set_num_threads(int(os.environ["THREADS"]))
+    return Peer(folder), load_file(Path(work) / "noise.safetensors")["latents"]
+
+
 def measure(folder, work, steps):
     """What a user of diffusers does."""
     started = float(os.environ["STARTED"])
-    import torch
+    peer, noise = begin(folder, work)
+    from diffusers.image_processor import VaeImageProcessor
 
-    torch.set_num_threads(int(os.environ["THREADS"]))
-    pipe = open_pipeline(folder)
-    loaded = time.monotonic()
-    times = []
-    pipe(PROMPT, negative_prompt=NEGATIVE, guidance_scale=SCALE, num_inference_steps=int(steps),
-         generator=torch.Generator().manual_seed(SEED),
-         callback_on_step_end=lambda _pipe, _step, _t, values: times.append(time.monotonic()) or values,
-         ).images[0].save(Path(work) / "diffusers.png")
+    loaded, times = time.monotonic(), []
+    image = peer.decode(peer.latents(int(steps), noise, lambda: times.append(time.monotonic())))
+    VaeImageProcessor().postprocess(image)[0].save(Path(work) / "diffusers.png")
     each = [b - a for a, b in zip(times, times[1:])]
     return {"load_secs": loaded - started, "step_secs": statistics.median(each)}
-
-
-def open_pipeline(folder):
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def compare(folder, work, steps):
     import torch
     from safetensors.torch import load_file
 
-    torch.set_num_threads(int(os.environ["THREADS"]))
-    pipe, work = open_pipeline(folder), Path(work)
-    noise = load_file(work / "noise.safetensors")["latents"]
-    ask = dict(prompt=PROMPT, negative_prompt=NEGATIVE, guidance_scale=SCALE, num_inference_steps=int(steps))
-    theirs = pipe(**ask, latents=noise.clone(), output_type="latent").images
-    with torch.no_grad():
-        image = pipe.vae.decode(theirs / pipe.vae.config.scaling_factor).sample
-    ours = load_file(work / "pathline.safetensors")
-    assert ours["image"].shape == image.shape, (ours["image"].shape, image.shape)
-    assert torch.isfinite(image).all()
-    apart = lambda a, b: float((a - b).abs().max() / b.abs().max())
-    return {"image": apart(ours["image"], image), "latents": apart(ours["latents"], theirs)}
+    peer, noise = begin(folder, work)
+    latents = peer.latents(int(steps), noise)
+    theirs = {"latents": latents, "image": peer.decode(latents)}
+    ours = load_file(Path(work) / "pathline.safetensors")
+    apart = {}
+    for key, value in theirs.items():
+        assert ours[key].shape == value.shape and torch.isfinite(value).all(), (key, ours[key].shape, value.shape)
+        apart[key] = float((ours[key] - value).abs().max() / value.abs().max())
+    return apart
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ pub(crate) fn model(path: &Path) -> anyhow::Result<Option<Report>> {
     ];
     if is_autoencoder {
         let levels = config.get("block_out_channels").and_then(Value::as_array).map_or(1, Vec::len);
-        report.push(("downsampling", json!(1u64 << levels.saturating_sub(1).min(32))));
+        report.push(("downsampling", json!(downsampling(levels))));
     }
     let weights = weights(path)?.with_context(|| no_weights(path))?;
     report.extend([
@@ -136,18 +136,34 @@ fn pipeline(path: &Path) -> anyhow::Result<Report> {
         }
     }
     let class = index.get("_class_name").cloned().unwrap_or(Value::Null);
-    let mut report = vec![
-        ("kind", json!("pipeline")),
-        ("folder", json!(path)),
-        ("class", class),
+    let mut report = vec![("kind", json!("pipeline")), ("folder", json!(path)), ("class", class)];
+    report.extend(picture_size(&components).map(|size| ("picture_size", size)));
+    report.extend([
         ("parameters", json!(parameters)),
         ("model_bytes", json!(bytes)),
         ("components", Value::Object(components)),
-    ];
+    ]);
     if !settings.is_empty() {
         report.push(("settings", Value::Object(settings)));
     }
     Ok(report)
+}
+
+/// Side of the pictures, or height and width: the denoiser's size, enlarged by the autoencoder.
+fn picture_size(components: &Map<String, Value>) -> Option<Value> {
+    let denoiser = components.get("unet").or_else(|| components.get("transformer"))?;
+    let vae = components.get("vae").and_then(|vae| vae.get("block_out_channels"));
+    let factor = vae.and_then(Value::as_array).map_or(1, |levels| downsampling(levels.len()));
+    let enlarged = |side: &Value| side.as_u64().map(|side| side.saturating_mul(factor));
+    match denoiser.get("sample_size")? {
+        Value::Array(sides) => Some(json!(sides.iter().map(enlarged).collect::<Option<Vec<_>>>()?)),
+        side => enlarged(side).map(|side| json!([side, side])),
+    }
+}
+
+/// Every level but the last halves.
+fn downsampling(levels: usize) -> u64 {
+    1 << levels.saturating_sub(1).min(32)
 }
 
 /// What a component is, its parameters and its bytes.

@@ -99,7 +99,9 @@ pub(crate) fn run(args: &SampleArgs) -> anyhow::Result<()> {
     let Drawn { pictures: drawn, step_s } = draw(&pipeline, &request, preview.as_ref(), &stop)?;
     let sample_s = started.elapsed().as_secs_f64() - load_s;
     if !drawn.cut.is_empty() {
-        eprintln!("note: the prompt is too long for the model, which did not read: {}", drawn.cut);
+        let start: String = drawn.cut.chars().take(60).collect();
+        let rest = if start.len() < drawn.cut.len() { "…" } else { "" };
+        eprintln!("note: the prompt is too long for the model, which did not read: {start}{rest}");
     }
     let settings = Settings {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -93,7 +93,7 @@ impl Preview {
 
     /// Draws what there is, if this step is due; the last is not, since the picture itself follows.
     pub(crate) fn show(&self, progress: &Progress<'_>) -> pathline::Result<()> {
-        if progress.step % self.interval != 0 || progress.step == progress.steps {
+        if !progress.step.is_multiple_of(self.interval) || progress.step == progress.steps {
             return Ok(());
         }
         let pictures = pixels::pictures(&progress.pipeline.preview(progress.estimate)?)?;

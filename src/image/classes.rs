@@ -82,13 +82,18 @@ impl Classes {
         let found = find(&|known| known == name)
             .or_else(|| find(&|known| known.to_lowercase() == lower))
             .or_else(number);
-        found.ok_or_else(|| {
-            let all = self.list();
-            let mut expected = all[..all.len().min(LISTED)].join(", ");
-            if all.len() > LISTED {
-                expected += &format!(" and {} more", all.len() - LISTED);
-            }
-            Error::Unknown { what: "class".into(), expected, got: name.into() }
-        })
+        found.ok_or_else(|| self.unknown(name))
+    }
+
+    /// What is said of a name that no class has: the classes with names, or all numbers if none has one.
+    pub(super) fn unknown(&self, name: &str) -> Error {
+        let named: Vec<String> = self.names.keys().map(|id| self.name(*id)).collect();
+        let mut expected = named[..named.len().min(LISTED)].join(", ");
+        if named.len() > LISTED {
+            expected += &format!(" and {} more", named.len() - LISTED);
+        }
+        let numbers = format!("the numbers from 0 to {}", self.count.saturating_sub(1));
+        expected = if named.is_empty() { numbers } else { format!("{expected}, or {numbers}") };
+        Error::Unknown { what: "class".into(), expected, got: name.into() }
     }
 }

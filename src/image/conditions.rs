@@ -68,11 +68,7 @@ impl Pipeline {
         if names.is_empty() {
             return match self.classes().null() {
                 Some(null) => Ok(Some(vec![null; batch])),
-                None => Err(Error::Unknown {
-                    what: "class".into(),
-                    expected: self.class_names().join(", "),
-                    got: String::new(),
-                }),
+                None => Err(self.classes().unknown("")),
             };
         }
         names.into_iter().map(|name| self.classes().find(name)).collect::<Result<_>>().map(Some)

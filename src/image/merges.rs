@@ -17,7 +17,7 @@ const HEADER: &str = "#version: 0.2";
 pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<(String, String)>> {
     let lines = text.lines().enumerate();
     let lines =
-        lines.filter(|(i, line)| !(*i == 0 && line.starts_with("#version")) && !line.is_empty());
+        lines.filter(|(i, line)| !(line.is_empty() || *i == 0 && line.starts_with("#version")));
     let read = |(i, line)| {
         pair(line).map_err(|message| Error::config(path, format!("line {}: {message}", i + 1)))
     };

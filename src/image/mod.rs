@@ -34,4 +34,4 @@ pub use request::{Pictures, Progress, Request};
 pub use scheduler::Scheduler;
 pub use settings::{Settings, Source};
 pub use tokenizer::{Tokenizer, Tokens};
-pub use write::{Parts, save_pipeline};
+pub use write::{Parts, Precision, save_pipeline};

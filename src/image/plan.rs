@@ -455,7 +455,7 @@ impl Plan {
                 sampler.run(denoiser, &self.path, x, times, draw, observer)
             }
             Walk::Sigmas { sampler, times } => {
-                walk::in_sigma(denoiser, &self.path, sampler, x, times, draw, observer)
+                walk::in_sigma(denoiser, &self.path, sampler, &x, times, draw, observer)
             }
             Walk::Pairs(pairs) => pairs.run(denoiser, &self.path, x, draw, observer),
             Walk::Plms(times) => plms(denoiser, &self.path, self.target, x, times, observer),

@@ -106,13 +106,14 @@ impl Pipeline {
             (solution.x, solution.nfe)
         } else {
             let mut draw = self.draws(request, &plan, &noise)?;
-            asked.by_plan(&plan, x, known.as_ref(), &latest, &mut draw, &mut observe)?
+            asked.by_plan(&plan, &x, known.as_ref(), &latest, &mut draw, &mut observe)?
         };
         seconds.insert("sample".to_owned(), begin.elapsed().as_secs_f64());
         let begin = Instant::now();
         let image = self.decode(&latents, request.vae_tiling)?;
         seconds.insert("decode".to_owned(), begin.elapsed().as_secs_f64());
         check_finite(&image)?;
+        let image = image.clamp(-1f32, 1f32)?;
         let method = if is_map { FLOW_MAP } else { plan.method.as_str() };
         let settings = self.settings(request, &asked, &plan.schedule, (method, size, steps))?;
         Ok(Pictures { latents, image, settings, evaluations, seconds, cut })
@@ -340,7 +341,7 @@ impl Asked<'_> {
     fn by_plan(
         &self,
         plan: &Plan,
-        x: Tensor,
+        x: &Tensor,
         known: Option<&Known>,
         latest: &RefCell<Tensor>,
         draw: &mut crate::solver::Draw<'_>,

@@ -88,6 +88,7 @@ impl Rescaler {
     ///
     /// # Errors
     /// When a number of the configuration is wrong, or the tensor is missing or has another shape.
+    #[expect(clippy::needless_pass_by_value, reason = "a builder is a cheap handle, as in nn")]
     pub fn load(config: &RescalerConfig, vb: VarBuilder<'_>) -> Result<Self> {
         config.validate()?;
         let geometry = Geometry { stride: 1, padding: 0, dilation: 1 };
@@ -107,7 +108,7 @@ impl Rescaler {
     /// When a side is no multiple of the factor, or a number stands for no class.
     pub fn forward(&self, maps: &Tensor) -> Result<Tensor> {
         let shares = self.shares(maps)?.to_device(maps.device())?;
-        Ok(self.mapper.forward(&shares)?)
+        self.mapper.forward(&shares)
     }
 
     /// The share of each class in each block, `[b, classes, h, w]`.

@@ -54,7 +54,7 @@ pub(super) fn in_sigma(
     denoiser: &mut Denoiser<'_>,
     path: &Path,
     sampler: &Sampler,
-    x: Tensor,
+    x: &Tensor,
     times: &[f64],
     draw: &mut Draw<'_>,
     observer: &mut Observer<'_>,

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::folder::{Defaults, INDEX, OWN};
+use super::folder::{Defaults, INDEX, OWN, weights};
 use super::json;
 use super::pipeline::{DIFFUSION, MODEL};
 use super::scheduler::Scheduler;
@@ -38,6 +39,34 @@ pub struct Parts {
     pub objective: Objective,
     /// What a request takes that does not say otherwise.
     pub defaults: Defaults,
+    /// How weights are written.
+    pub precision: Precision,
+}
+
+/// How weights are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// f32.
+    #[default]
+    Single,
+    /// f16, in diffusers' `.fp16` files: half the size. Drawing computes in f32 all the same.
+    Half,
+}
+
+impl Precision {
+    fn save(self, dir: &Path, stem: &str, weights: &HashMap<String, Tensor>) -> Result<()> {
+        let path = |suffix: &str| dir.join(format!("{stem}{suffix}"));
+        match self {
+            Self::Single => tensors::save(weights, &path(".safetensors")),
+            Self::Half => {
+                let half = weights
+                    .iter()
+                    .map(|(name, tensor)| Ok((name.clone(), tensor.to_dtype(DType::F16)?)));
+                tensors::save(&half.collect::<Result<_>>()?, &path(".fp16.safetensors"))
+            }
+        }
+    }
 }
 
 /// Writes the folder `dir` as a PathlinePipeline.
@@ -52,20 +81,21 @@ pub fn save_pipeline(dir: &Path, parts: &Parts) -> Result<()> {
     scheduler.save(&dir.join("scheduler"))?;
     index.insert("scheduler".into(), json!(["diffusers", scheduler.class().name()]));
 
-    let (config, weights) = &parts.network;
+    let (config, network) = &parts.network;
     let value = serde_json::to_value(config).map_err(|e| Error::Invalid(e.to_string()))?;
     let class = value["_class_name"].as_str().unwrap_or_default().to_owned();
     let name = if class.contains("Transformer") { "transformer" } else { "unet" };
-    component(&dir.join(name), &value, (DIFFUSION, weights))?;
+    component(&dir.join(name), &value)?;
+    parts.precision.save(&dir.join(name), DIFFUSION, network)?;
     index.insert(name.into(), json!(["diffusers", class]));
 
     if let Some(from) = &parts.autoencoder {
         let to = dir.join("vae");
         std::fs::create_dir_all(&to).map_err(|e| Error::io(&to, e))?;
-        for file in ["config.json".to_owned(), format!("{DIFFUSION}.safetensors")] {
-            let path = from.join(&file);
-            std::fs::copy(&path, to.join(&file)).map_err(|e| Error::io(path, e))?;
-        }
+        let path = from.join("config.json");
+        std::fs::copy(&path, to.join("config.json")).map_err(|e| Error::io(path, e))?;
+        let weights = weights(from, DIFFUSION)?.read_all(&Device::Cpu)?;
+        parts.precision.save(&to, DIFFUSION, &weights)?;
         let class = json::object(&to.join("config.json"))?.remove("_class_name");
         index.insert("vae".into(), json!(["diffusers", class]));
     }
@@ -73,7 +103,8 @@ pub fn save_pipeline(dir: &Path, parts: &Parts) -> Result<()> {
         let mut value = serde_json::to_value(config).map_err(|e| Error::Invalid(e.to_string()))?;
         value["architectures"] = json!(["CLIPTextModel"]);
         value["model_type"] = "clip_text_model".into();
-        component(&dir.join("text_encoder"), &value, (MODEL, weights))?;
+        component(&dir.join("text_encoder"), &value)?;
+        parts.precision.save(&dir.join("text_encoder"), MODEL, weights)?;
         tokenizer.save(&dir.join("tokenizer"))?;
         index.insert("text_encoder".into(), json!(["transformers", "CLIPTextModel"]));
         index.insert("tokenizer".into(), json!(["transformers", "CLIPTokenizer"]));
@@ -81,7 +112,7 @@ pub fn save_pipeline(dir: &Path, parts: &Parts) -> Result<()> {
     if let Some((config, weights, names)) = &parts.rescaler {
         let to = dir.join("segmentation_rescaler");
         config.write(&to)?;
-        tensors::save(weights, &to.join(format!("{DIFFUSION}.safetensors")))?;
+        parts.precision.save(&to, DIFFUSION, weights)?;
         index.insert("segmentation_rescaler".into(), json!(["pathline", "SegmentationRescaler"]));
         index.insert("map_classes".into(), json!(names));
     }
@@ -109,12 +140,7 @@ fn scheduler(objective: &Objective) -> Result<Scheduler> {
     }
 }
 
-/// Writes `config.json` and the weights into a folder.
-fn component(
-    dir: &Path,
-    config: &Value,
-    (stem, weights): (&str, &HashMap<String, Tensor>),
-) -> Result<()> {
-    json::write(&dir.join("config.json"), &config.as_object().cloned().unwrap_or_default())?;
-    tensors::save(weights, &dir.join(format!("{stem}.safetensors")))
+/// Writes `config.json` into a folder.
+fn component(dir: &Path, config: &Value) -> Result<()> {
+    json::write(&dir.join("config.json"), &config.as_object().cloned().unwrap_or_default())
 }

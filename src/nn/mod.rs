@@ -36,6 +36,7 @@ pub mod resize;
 pub mod resnet;
 pub mod resnet2d;
 pub mod rope;
+mod rows;
 mod simd;
 pub mod softmax;
 pub mod spatial_softmax;

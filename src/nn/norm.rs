@@ -7,6 +7,7 @@ use candle_core::{D, DType, Result as TensorResult, Tensor};
 use candle_nn::VarBuilder;
 
 use super::group_norm::NormSilu;
+use super::rows::NormRows;
 use super::softmax::widen;
 use crate::{Error, Result};
 
@@ -34,6 +35,17 @@ impl LayerNorm {
     /// # Errors
     /// When the last dimension is not `dim`.
     pub fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
+        let fits = x.dims().last() == Some(&self.weight.elem_count()) && x.elem_count() > 0;
+        if x.dtype() == DType::F32 && x.device().is_cpu() && fits {
+            let (weight, bias) = (self.weight.contiguous()?, self.bias.contiguous()?);
+            let rows = x.contiguous()?.reshape(((), weight.elem_count()))?;
+            return rows.apply_op3(&weight, &bias, NormRows { eps: self.eps })?.reshape(x.shape());
+        }
+        self.plain(x)
+    }
+
+    /// The same of tensor operations, in any dtype and on any device.
+    pub(super) fn plain(&self, x: &Tensor) -> TensorResult<Tensor> {
         let y = standardise(&widen(x)?, self.eps)?.to_dtype(x.dtype())?;
         y.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)
     }

@@ -158,6 +158,7 @@ impl<'a> DenoiserJob<'a> {
             image_size: self.pictures.size,
             objective: self.model.objective.clone(),
             defaults: self.model.defaults.clone(),
+            precision: self.model.precision,
         })
     }
 }

@@ -8,7 +8,7 @@ use super::super::optimizer::OptimizerConfig;
 use super::super::recipe::merged;
 use crate::dataset::pictures::PicturesConfig;
 use crate::flow::{Objective, shortcut::Shortcut};
-use crate::image::Defaults;
+use crate::image::{Defaults, Precision};
 use crate::nn::clip::ClipTextConfig;
 use crate::nn::denoiser::DenoiserConfig;
 use crate::vae::AutoencoderConfig;
@@ -105,6 +105,9 @@ pub struct DenoiserModel {
     /// How the finished model is sampled unless the user says otherwise.
     #[serde(default)]
     pub defaults: Defaults,
+    /// How the weights are written.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// What a denoiser is told about the picture.

@@ -174,12 +174,230 @@ def texts(pipes):
     save_file({name: x.contiguous() for name, x in states.items()}, f"{HERE}/text.safetensors")
 
 
+def numbers(generator, *shape):
+    return torch.randn(shape, generator=generator)
+
+
+G = torch.Generator().manual_seed(SEED)
+NOISE = numbers(G, BATCH, 4, LATENT, LATENT)
+STEP_NOISE = numbers(G, STEPS, BATCH, 4, LATENT, LATENT)
+ENCODER_NOISE = numbers(G, 1, 4, LATENT, LATENT)
+IMAGE = torch.nn.functional.interpolate(numbers(G, 1, 3, 4, 4), size=(SIZE, SIZE), mode="bilinear").clamp(-1, 1)
+MASK = torch.zeros(1, 1, SIZE, SIZE)
+MASK[:, :, 3:11, 5:14] = 1.0
+MASK[:, :, 2, :] = 0.6  # counts as 1, and its latent as that of its first pixel
+STATE = {"step": 0}
+
+
+def recorded(shape, **_):
+    """In a scheduler: the noise of this step."""
+    shape = tuple(shape)
+    return STEP_NOISE[STATE["step"], : shape[0]].reshape(shape).clone()
+
+
+def initial(shape, **_):
+    """In a pipeline: the initial noise."""
+    return NOISE[: tuple(shape)[0]].clone()
+
+
+def sampled(output, **_):
+    d = output.latent_dist
+    return d.mean + d.std * ENCODER_NOISE
+
+
+def patch():
+    import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img as img2img
+    import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint as inpaint
+    for module in (img2img, inpaint):
+        module.randn_tensor, module.retrieve_latents = initial, sampled
+    for name, module in list(sys.modules.items()):
+        if name.startswith("diffusers.schedulers.scheduling_") and hasattr(module, "randn_tensor"):
+            module.randn_tensor = recorded
+
+
+SCHEDULERS = {
+    "pndm": (PNDMScheduler, dict(skip_prk_steps=True)),
+    "ddim": (DDIMScheduler, {}),
+    "ddim_eta": (DDIMScheduler, {}),
+    "ddim_trailing": (DDIMScheduler, dict(timestep_spacing="trailing", set_alpha_to_one=True)),
+    "ddim_offset0": (DDIMScheduler, dict(steps_offset=0)),
+    "ddpm": (DDPMScheduler, {}),
+    "ddpm_clip": (DDPMScheduler, dict(clip_sample=True, variance_type="fixed_large")),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_linspace": (EulerDiscreteScheduler, dict(timestep_spacing="linspace")),
+    "euler_karras": (EulerDiscreteScheduler, dict(timestep_spacing="trailing", use_karras_sigmas=True)),
+    "euler_ancestral": (EulerAncestralDiscreteScheduler, {}),
+    "heun": (HeunDiscreteScheduler, {}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {}),
+    "dpmpp_2m_karras": (DPMSolverMultistepScheduler, dict(use_karras_sigmas=True)),
+    "dpmpp_2m_sde": (DPMSolverMultistepScheduler, dict(algorithm_type="sde-dpmsolver++")),
+    "dpmpp_2m_zero": (DPMSolverMultistepScheduler, dict(rescale_betas_zero_snr=True, timestep_spacing="trailing")),
+    "euler_zero": (EulerDiscreteScheduler, dict(rescale_betas_zero_snr=True, timestep_spacing="trailing")),
+    "lcm": (LCMScheduler, {}),
+}
+
+
+def pipeline_of(pipe, cls, scheduler, **extra):
+    names = ("vae", "text_encoder", "tokenizer", "unet")
+    parts = {name: getattr(pipe, name) for name in names} | dict(scheduler=scheduler, safety_checker=None,
+                                                                 feature_extractor=None, requires_safety_checker=False)
+    out = cls(**(parts | extra))
+    out.set_progress_bar_config(disable=True)
+    return out
+
+
+def case(cases, tensors, name, pipe, cls, scheduler, batch=1, steps=STEPS, extra=None, **call):
+    """Runs a pipeline with latents and then pictures for output, and records both, and the states."""
+    out = pipeline_of(pipe, cls, scheduler, **(extra or {}))
+    states = []
+
+    def on_step(pipe, i, t, kwargs):
+        x, sigmas = kwargs["latents"], getattr(pipe.scheduler, "sigmas", None)
+        if "Euler" in type(pipe.scheduler).__name__:
+            x = x / (sigmas[i + 1 + skipped].double() ** 2 + 1).sqrt().float()
+        states.append(x.clone())
+        STATE["step"] = i + 1
+        return kwargs
+
+    made = min(int(steps * call.get("strength", 1.0)), steps)
+    skipped = steps - made
+    STATE["step"] = 0
+    args = dict(prompt=[PROMPT] * batch, negative_prompt=[NEGATIVE] * batch, num_inference_steps=steps,
+                guidance_scale=7.5, output_type="latent", callback_on_step_end=on_step) | call
+    if cls is StableDiffusionPipeline:
+        args["latents"] = NOISE[:batch].clone()
+    latents = out(**args).images
+    with torch.no_grad():
+        image = out.vae.decode(latents / out.vae.config.scaling_factor).sample.clamp(-1, 1)
+    tensors[f"{name}.latents"], tensors[f"{name}.image"] = latents, image
+    if batch == 1 and len(states) == made:
+        tensors[f"{name}.states"] = torch.cat(states)
+    keys = {k: v for k, v in scheduler.config.items() if not k.startswith("_") or k == "_class_name"}
+    keys["_class_name"] = type(scheduler).__name__
+    keys = {k: (str(v).replace("inf", "Infinity") if isinstance(v, float) and np.isinf(v) else v) for k, v in keys.items()}
+    said = {k: v for k, v in args.items() if k in ("guidance_scale", "guidance_rescale", "eta", "strength", "clip_skip")}
+    cases.append(dict(name=name, scheduler=keys, batch=batch, steps=steps, prompt=PROMPT, negative_prompt=NEGATIVE,
+                      kind=cls.__name__) | said)
+
+
+def flow_case(cases, tensors, name, pipe, scheduler, batch=1):
+    """What a Stable Diffusion pipeline does with a flow's scheduler, which its class has no room for."""
+    text, negative = pipe.encode_prompt(PROMPT, "cpu", batch, True, NEGATIVE)
+    both = torch.cat([negative, text])
+    scheduler.set_timesteps(STEPS)
+    x = NOISE[:batch].clone()
+    states = []
+    with torch.no_grad():
+        for i, t in enumerate(scheduler.timesteps):
+            STATE["step"] = i
+            v = pipe.unet(torch.cat([x, x]), t, encoder_hidden_states=both).sample
+            u, c = v.chunk(2)
+            x = scheduler.step(u + 7.5 * (c - u), t, x).prev_sample
+            states.append(x)
+        image = pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample.clamp(-1, 1)
+    tensors[f"{name}.latents"], tensors[f"{name}.image"] = x, image
+    if batch == 1 and len(states) == STEPS:
+        tensors[f"{name}.states"] = torch.cat(states)
+    keys = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+    cases.append(dict(name=name, scheduler=keys | {"_class_name": type(scheduler).__name__}, batch=batch, steps=STEPS,
+                      prompt=PROMPT, negative_prompt=NEGATIVE, kind="flow", guidance_scale=7.5))
+
+
+def others(cases, tensors):
+    """A DiT by classes, which takes its autoencoder from sd1, and a DDPM of pixels; both in f16 files."""
+    from diffusers import DDPMPipeline, DiTPipeline, DiTTransformer2DModel, UNet2DModel
+    from diffusers.pipelines.ddpm import pipeline_ddpm
+    from diffusers.pipelines.dit import pipeline_dit
+
+    def stored(pipe, part, folder):
+        shutil.rmtree(f"{HERE}/{folder}", ignore_errors=True)
+        getattr(pipe, part).to(dtype=torch.float16)
+        pipe.save_pretrained(f"{HERE}/{folder}", variant="fp16")
+        # Read again, since buffers that are in no file were rounded too.
+        again = type(getattr(pipe, part)).from_pretrained(f"{HERE}/{folder}/{part}", variant="fp16")
+        setattr(pipe, part, again.to(dtype=torch.float32).eval())
+        pipe.set_progress_bar_config(disable=True)
+
+    # Class 1000 is the empty one, whatever the size: so it stands in the pipeline.
+    net = randomise(DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8,
+                                          num_layers=1, sample_size=LATENT, patch_size=2, norm_type="ada_norm_zero",
+                                          num_embeds_ada_norm=1000, attention_bias=True,
+                                          activation_fn="gelu-approximate"), 8)
+    labels = {str(i): f"class {i}" for i in range(1000)} | {"207": "golden retriever, dog"}
+    pipe = DiTPipeline(net, vae(3), DDIMScheduler(clip_sample=False), {int(k): v for k, v in labels.items()})
+    stored(pipe, "transformer", "dit")
+    shutil.rmtree(f"{HERE}/dit/vae")
+    change(f"{HERE}/dit/model_index.json", id2label={"207": labels["207"], "3": labels["3"]})
+    pipeline_dit.randn_tensor = initial
+    pipe.scheduler.set_timesteps(STEPS)
+    image = pipe(class_labels=[207, 3], guidance_scale=4.0, num_inference_steps=STEPS, output_type="pt")[0]
+    image = torch.from_numpy(image) if isinstance(image, np.ndarray) else image
+    tensors["dit.image"] = image * 2 - 1
+
+    net = randomise(UNet2DModel(sample_size=SIZE, block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2,
+                                down_block_types=("DownBlock2D", "AttnDownBlock2D"), attention_head_dim=4,
+                                up_block_types=("AttnUpBlock2D", "UpBlock2D")), 9)
+    pipe = DDPMPipeline(net, DDPMScheduler(variance_type="fixed_large"))
+    stored(pipe, "unet", "ddpm")
+    generator = torch.Generator().manual_seed(SEED + 1)
+    noise, steps = numbers(generator, 2, 3, SIZE, SIZE), numbers(generator, STEPS, 2, 3, SIZE, SIZE)
+    drawn = iter(steps)
+    pipeline_ddpm.randn_tensor = lambda *_, **__: noise.clone()
+    sys.modules["diffusers.schedulers.scheduling_ddpm"].randn_tensor = lambda *_, **__: next(drawn).clone()
+    image = pipe(batch_size=2, num_inference_steps=STEPS, output_type="np").images
+    tensors |= {"ddpm.noise": noise, "ddpm.step_noise": steps,
+                "ddpm.image": torch.from_numpy(image).permute(0, 3, 1, 2) * 2 - 1}
+
+
+def pipelines(pipes, inpaint_unet):
+    patch()
+    # diffusers asks for it by the name of transformers 4.
+    CLIPTextModel.text_model = property(lambda self: self)
+    cases, tensors = [], dict(noise=NOISE, step_noise=STEP_NOISE, encoder_noise=ENCODER_NOISE, init_image=IMAGE,
+                              mask=MASK)
+    plain, img2img, inpaint = StableDiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
+    for folder, pipe in pipes.items():
+        make = {name: lambda c=cls, k=keys: c.from_config(pipe.scheduler.config, **k)
+                for name, (cls, keys) in SCHEDULERS.items()}
+        run = lambda name, *args, **kw: case(cases, tensors, f"{folder}.{name}", pipe, *args, **kw)
+        for name in SCHEDULERS if folder == "sd1" else ("pndm", "ddim", "euler", "dpmpp_2m", "dpmpp_2m_zero", "euler_zero"):
+            run(name, plain, make[name](), **(dict(eta=0.7) if name == "ddim_eta" else {}))
+        run("batch3", plain, make["euler_ancestral"](), batch=3)
+        run("rescale", plain, make["ddim"](), batch=3, guidance_rescale=0.7)
+        if folder == "sd2":
+            run("clip_skip", plain, make["ddim"](), clip_skip=1)
+            continue
+        for name in ("pndm", "ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "ddpm"):
+            run(f"img2img.{name}", img2img, make[name](), image=IMAGE, strength=0.7)
+            run(f"inpaint.{name}", inpaint, make[name](), image=IMAGE, mask_image=MASK, strength=1.0, height=SIZE, width=SIZE)
+        run("img2img.batch3", img2img, make["euler"](), image=IMAGE, strength=0.5, batch=3)
+        run("img2img.full", img2img, make["euler_linspace"](), image=IMAGE, strength=1.0)
+        run("inpaint.part", inpaint, make["dpmpp_2m"](), image=IMAGE, mask_image=MASK, strength=0.7, height=SIZE, width=SIZE)
+        run("inpaint.linspace", inpaint, make["euler_linspace"](), image=IMAGE, mask_image=MASK, strength=1.0, height=SIZE,
+            width=SIZE, batch=3)
+        for strength in (1.0, 0.6):
+            run(f"inpaint9.{strength}", inpaint, make["ddim"](), image=IMAGE, mask_image=MASK, strength=strength,
+                height=SIZE, width=SIZE, extra=dict(unet=inpaint_unet))
+        for shift in (1.0, 3.0):
+            flow_case(cases, tensors, f"{folder}.flow{shift}", pipe, FlowMatchEulerDiscreteScheduler(shift=shift))
+            flow_case(cases, tensors, f"{folder}.flow_heun{shift}", pipe, FlowMatchHeunDiscreteScheduler(shift=shift))
+        flow_case(cases, tensors, f"{folder}.flow_stochastic", pipe,
+                  FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True), batch=3)
+    others(cases, tensors)
+    meta = {"versions": json.dumps(VERSIONS), "cases": json.dumps(cases)}
+    save_file({k: v.detach().float().contiguous() for k, v in tensors.items()}, f"{HERE}/pipelines.safetensors", meta)
+    print(len(cases), "cases")
+
+
 VERSIONS = {"diffusers": diffusers.__version__, "transformers": transformers.__version__,
             "torch": torch.__version__.split("+")[0]}
 
 if __name__ == "__main__":
     torch.manual_seed(SEED)
+    # One order of additions, and no threads that wait for each other.
+    torch.set_num_threads(1)
     for name in ("sd1", "sd2", "inpaint"):
         shutil.rmtree(f"{HERE}/{name}", ignore_errors=True)
     pipes, inpaint = folders()
     texts(pipes)
+    pipelines(pipes, inpaint)
