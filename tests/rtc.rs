@@ -162,7 +162,9 @@ fn vjp_is_the_exact_derivative() {
     let weights = Prefix::Linear.weights(3, 10, H);
     let error: Vec<f64> =
         (0..H * D).map(|i| (f64::from(prev[i]) - plain[i]) * weights[i / D]).collect();
-    let h = 4e-2;
+    // Long, since the network is f32 and its last bits are divided by the step: from 0.04 to 0.16 the gap
+    // falls fourfold.
+    let h = 0.16;
     let mut worst: f64 = 0.0;
     let mut largest: f64 = 0.0;
     for i in 0..H * D {
@@ -171,7 +173,7 @@ fn vjp_is_the_exact_derivative() {
             x[i] += by;
             estimate(&x).iter().zip(&error).map(|(a, e)| a * e).sum::<f64>()
         };
-        // Richardson's: the network is f32, so the steps are long.
+        // Richardson's.
         let slope = |h: f64| (moved(h) - moved(-h)) / (2.0 * h);
         let pull = (4.0 * slope(h / 2.0) - slope(h)) / 3.0;
         let want = plain[i] + beta * pull;
@@ -180,7 +182,7 @@ fn vjp_is_the_exact_derivative() {
     }
     let other = gap(&got.normalized, &identity.normalized);
     println!("vjp against differences: {worst:e} of {largest:e}; identity differs by {other:e}");
-    assert!(worst < 2e-3 * largest, "{worst:e} of {largest:e}");
+    assert!(worst < 1e-3 * largest, "{worst:e} of {largest:e}");
     assert!(f64::from(other) > 20.0 * worst, "the test tells the two apart");
 }
 

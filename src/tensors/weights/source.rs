@@ -95,6 +95,7 @@ impl Source {
                 .map_err(|e| fail(format!("weight_map: shard {}: {e}", shown(shard))))?;
             files.push((shard, expected, file));
         }
+        let list = path.file_name().unwrap_or_default().display();
         let mut source = Self::empty(path.to_owned());
         for (shard, expected, file) in files {
             let mut found = 0;
@@ -103,8 +104,8 @@ impl Source {
                     found += 1;
                     Ok(())
                 }
-                Some(place) => Err(format!("the index says that it is in {}", shown(place))),
-                None => Err("the index does not list it".to_owned()),
+                Some(place) => Err(format!("{list} says that it is in {}", shown(place))),
+                None => Err(format!("{list} does not list it")),
             })?;
             if found != expected {
                 let missing = map

@@ -19,7 +19,7 @@ use candle_nn::VarBuilder;
 use super::super::optimizer::AdamW;
 use super::critic::Critic;
 use super::order::{Order, augmented, draw};
-use super::recipe::{AutoencoderLoss, Half, Model, PictureRecipe};
+use super::recipe::{AutoencoderLoss, AutoencoderModel, Half, PictureRecipe};
 use super::{Job, Update, model_folder, sheet};
 use crate::dataset::pictures::Pictures;
 use crate::flow::Noise;
@@ -64,12 +64,11 @@ struct Made {
 impl<'a> AutoencoderJob<'a> {
     pub(super) fn new(
         recipe: &'a PictureRecipe,
+        model: &'a AutoencoderModel,
         pictures: &'a Pictures,
         device: &Device,
     ) -> Result<Self> {
-        let Model::Autoencoder { network, init_from, trained, loss } = &recipe.model else {
-            return Err(Error::Invalid("model.type: expected autoencoder".into()));
-        };
+        let AutoencoderModel { network, init_from, trained, loss } = model;
         let (mut config, seed) = (network.clone(), recipe.train.seed);
         let params = Params::new(seed);
         let net = Autoencoder::from_config(&config, params.builder(device))?;

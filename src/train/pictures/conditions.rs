@@ -31,7 +31,7 @@ pub(super) enum Conditions {
     },
     Text {
         dropout: f64,
-        tokenizer: Tokenizer,
+        tokenizer: Box<Tokenizer>,
         config: ClipTextConfig,
         /// Tokens of every caption.
         captions: Vec<Vec<u32>>,
@@ -90,7 +90,7 @@ impl Conditions {
                     dropout: *dropout,
                     captions: captions.collect::<Result<_>>()?,
                     empty: tokenizer.encode("")?,
-                    tokenizer,
+                    tokenizer: Box::new(tokenizer),
                     config,
                 })
             }
@@ -106,7 +106,7 @@ impl Conditions {
     }
 
     /// The trained part, from `vb` of the whole run.
-    pub(super) fn encoder(&self, vb: VarBuilder<'_>) -> Result<Encoder> {
+    pub(super) fn encoder(&self, vb: &VarBuilder<'_>) -> Result<Encoder> {
         Ok(match self {
             Self::None | Self::Class { .. } => Encoder::None,
             Self::Text { config, .. } => {

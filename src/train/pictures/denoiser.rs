@@ -8,7 +8,7 @@
 //! The text encoder or the rescaler of a map is trained in the same step. With `few_step`, a share of
 //! the batch learns that one large step is two small ones (`flow::shortcut`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -67,7 +67,7 @@ impl<'a> DenoiserJob<'a> {
         let params = Params::new(recipe.train.seed);
         let vb = params.builder(device);
         let net = DenoiserNet::load(&model.network, vb.pp(NETWORK))?;
-        let encoder = conditions.encoder(vb)?;
+        let encoder = conditions.encoder(&vb)?;
         let adam = AdamW::new(recipe.optimizer.clone(), params.named())?;
         let [channels, ..] = latents.shape();
         if model.network.out_channels() != channels {
@@ -126,7 +126,8 @@ impl<'a> DenoiserJob<'a> {
     /// The finished model with averaged weights.
     fn parts(&self) -> Result<Parts> {
         let mut networks: HashMap<&str, HashMap<String, Tensor>> = HashMap::new();
-        for (name, tensor) in self.adam.ema()? {
+        let all: BTreeMap<String, Tensor> = self.adam.ema()?.into_iter().collect();
+        for (name, tensor) in all {
             let Some((part, name)) = name.split_once('.') else { continue };
             let known = [NETWORK, TEXT_ENCODER, RESCALER].into_iter().find(|known| *known == part);
             networks.entry(known.unwrap_or(NETWORK)).or_default().insert(name.to_owned(), tensor);
@@ -134,7 +135,7 @@ impl<'a> DenoiserJob<'a> {
         let mut take = |part: &str| networks.remove(part).unwrap_or_default();
         let text = match &self.conditions {
             Conditions::Text { tokenizer, config, .. } => {
-                Some((config.clone(), take(TEXT_ENCODER), tokenizer.clone()))
+                Some((config.clone(), take(TEXT_ENCODER), (**tokenizer).clone()))
             }
             _ => None,
         };

@@ -103,8 +103,8 @@ pub fn train(
         Model::Classifier { network } => {
             Box::new(classifier::ClassifierJob::new(recipe, network, &pictures, device)?)
         }
-        Model::Autoencoder { .. } => {
-            Box::new(autoencoder::AutoencoderJob::new(recipe, &pictures, device)?)
+        Model::Autoencoder(model) => {
+            Box::new(autoencoder::AutoencoderJob::new(recipe, model, &pictures, device)?)
         }
         Model::Denoiser(model) => {
             Box::new(denoiser::DenoiserJob::new(recipe, model, &pictures, device)?)
@@ -140,7 +140,7 @@ pub fn train(
         mean.add(update);
         interrupted = stop.load(Ordering::Relaxed);
         let last = step == rhythm.steps || interrupted;
-        let due = |freq: usize| freq > 0 && step % freq == 0;
+        let due = |freq: usize| freq > 0 && step.is_multiple_of(freq);
         let sheet = due(rhythm.sample_freq) || (last && rhythm.sample_freq > 0);
         if due(rhythm.log_freq) || last {
             let mut parts;

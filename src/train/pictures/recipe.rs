@@ -57,21 +57,26 @@ pub enum Model {
         network: FeatureNetConfig,
     },
     /// Pictures to latents and back.
-    Autoencoder {
-        /// The network, as its `config.json` will be.
-        network: AutoencoderConfig,
-        /// Weights to start from instead of random ones: a folder, or a run.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        init_from: Option<PathBuf>,
-        /// Which half is trained.
-        #[serde(default)]
-        trained: Half,
-        /// What it is trained for.
-        #[serde(default)]
-        loss: AutoencoderLoss,
-    },
+    Autoencoder(Box<AutoencoderModel>),
     /// Noise to latents, or to pixels.
     Denoiser(Box<DenoiserModel>),
+}
+
+/// An autoencoder and what it is trained for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AutoencoderModel {
+    /// The network, as its `config.json` will be.
+    pub network: AutoencoderConfig,
+    /// Weights to start from instead of random ones: a folder, or a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<PathBuf>,
+    /// Which half is trained.
+    #[serde(default)]
+    pub trained: Half,
+    /// What it is trained for.
+    #[serde(default)]
+    pub loss: AutoencoderLoss,
 }
 
 /// Which half of an autoencoder is trained.
@@ -258,12 +263,12 @@ impl PictureRecipe {
         }
         match &self.model {
             Model::Classifier { .. } => Ok(()),
-            Model::Autoencoder { loss, init_from, trained, .. } => {
-                if *trained == Half::Decoder && init_from.is_none() {
+            Model::Autoencoder(model) => {
+                if model.trained == Half::Decoder && model.init_from.is_none() {
                     let message = "model.trained: expected init_from, an encoder to keep, got none";
                     return Err(Error::Invalid(message.into()));
                 }
-                loss.validate()
+                model.loss.validate()
             }
             Model::Denoiser(model) => model.validate(),
         }
