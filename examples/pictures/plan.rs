@@ -28,6 +28,15 @@ pub(crate) fn model(path: &Path) -> PathBuf {
     if newest.is_dir() { newest } else { path.to_owned() }
 }
 
+/// Whether a model is there to be read; says so if not, and the sheet goes without it.
+pub(crate) fn is_there(name: &str, path: &Path) -> bool {
+    let is_there = model(path).is_dir();
+    if !is_there {
+        eprintln!("skipped: {name}: there is no folder {}", path.display());
+    }
+    is_there
+}
+
 /// Samples of a model, and how they are drawn.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -129,7 +129,9 @@ pub(crate) fn run(out: &Path, plan: &Plan) -> Result<()> {
         );
     }
     let mut models = Models::default();
-    for line in &plan.line {
+    let is_there = |line: &&Line| plan::is_there(&line.name, &line.model);
+    let lines: Vec<&Line> = plan.line.iter().filter(is_there).collect();
+    for line in &lines {
         for &steps in &line.steps {
             if rows.iter().any(|row| row.name == line.name && row.steps == steps) {
                 continue;
@@ -153,7 +155,7 @@ pub(crate) fn run(out: &Path, plan: &Plan) -> Result<()> {
     }
     table(&rows).save(out, &plan.name)?;
     plot(&out.join(format!("{}.png", plan.name)), plan, &rows)?;
-    neighbours(out, plan, &training, &subjects, &mut models)
+    neighbours(out, plan, &training, (&subjects, &lines), &mut models)
 }
 
 /// What a sample like picture `index` is asked to show.
@@ -239,7 +241,7 @@ fn neighbours(
     out: &Path,
     plan: &Plan,
     training: &Pictures,
-    subjects: &[Subject],
+    (subjects, lines): (&[Subject], &[&Line]),
     models: &mut Models,
 ) -> Result<()> {
     let places: Vec<usize> = (0..subjects.len()).collect();
@@ -250,7 +252,7 @@ fn neighbours(
     }
     let known = Known::new(training, spread(&training.training(), SEARCHED))?;
     let mut rows = Vec::new();
-    for line in &plan.line {
+    for line in lines {
         let Some(&steps) = line.steps.iter().max() else { continue };
         let drawn = models.draw(line, steps, &few, plan.seed, None)?;
         let name = format!("{}, {} evaluations", line.name, drawn.evaluations);

@@ -73,7 +73,8 @@ pub(crate) fn run(out: &Path, plan: &Plan) -> Result<()> {
         keys: vec!["name", "latents", "psnr_db", "l1_levels", "perceptual", "frechet_own"],
         rows: Vec::new(),
     };
-    for entry in &plan.autoencoder {
+    let entries = plan.autoencoder.iter().filter(|entry| plan::is_there(&entry.name, &entry.model));
+    for entry in entries {
         let coder = Autoencoder::open(&plan::model(&entry.model), &cpu)?;
         let through = |x: &Tensor| -> Result<Tensor> {
             Ok(coder.decode(&coder.encode(x, None)?)?.clamp(-1f32, 1f32)?)

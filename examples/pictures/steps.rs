@@ -23,7 +23,7 @@ use pathline::plot::{Row, Sheet, Tile};
 use serde::Deserialize;
 
 use crate::common::tiles;
-use crate::plan::{Line, Subject};
+use crate::plan::{self, Line, Subject};
 use crate::sampling::Models;
 
 #[derive(Deserialize)]
@@ -41,7 +41,8 @@ pub(crate) fn run(out: &Path, plan: &Plan) -> Result<()> {
     let mut models = Models::default();
     let columns: BTreeSet<usize> = plan.line.iter().flat_map(|l| l.steps.iter().copied()).collect();
     let mut rows: Vec<Vec<Row>> = plan.subjects.iter().map(|_| Vec::new()).collect();
-    for line in &plan.line {
+    let lines = plan.line.iter().filter(|line| plan::is_there(&line.name, &line.model));
+    for line in lines {
         let name = |subject: &Subject| format!("{}: {}", subject.name(), line.name);
         let mut own: Vec<Row> = plan
             .subjects
