@@ -242,7 +242,7 @@ def compare(folder, work, steps):
 
     peer, noise = begin(folder, work)
     latents = peer.latents(int(steps), noise)
-    theirs = {"latents": latents, "image": peer.decode(latents)}
+    theirs = {"latents": latents, "image": peer.decode(latents).clamp(-1, 1)}
     ours = load_file(Path(work) / "pathline.safetensors")
     apart = {}
     for key, value in theirs.items():
