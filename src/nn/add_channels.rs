@@ -9,7 +9,8 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result as TensorResult, Shape, Tensor,
 };
 
-use super::gather::part;
+use super::gather::numbers;
+use super::group_norm::column_sums;
 use super::simd::vectorised;
 
 /// Adds `v` `[c]` or `[b, c]` to `x` `[b, .., c]`.
@@ -35,13 +36,6 @@ pub(super) fn add_channels(x: &Tensor, v: &Tensor) -> TensorResult<Tensor> {
 }
 
 struct AddChannels;
-
-fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> TensorResult<&'a [f32]> {
-    match storage {
-        CpuStorage::F32(data) => part(data, layout),
-        _ => candle_core::bail!("expected f32"),
-    }
-}
 
 impl CustomOp2 for AddChannels {
     fn name(&self) -> &'static str {
@@ -93,24 +87,14 @@ impl CustomOp1 for SumRows {
         for x in x.chunks((n * c).max(1)) {
             let sums = vectorised(
                 #[inline(always)]
-                || sum_rows(x, c),
+                || {
+                    column_sums(x, c, |row, sum| {
+                        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x)
+                    })
+                },
             );
             out.extend(sums.into_iter().map(|sum| sum as f32));
         }
         Ok((CpuStorage::F32(out), (r, c).into()))
     }
-}
-
-#[inline(always)]
-fn sum_rows(x: &[f32], c: usize) -> Vec<f64> {
-    let mut all = vec![0.0; c];
-    let mut sums = vec![0f32; c];
-    for block in x.chunks(64 * c) {
-        sums.fill(0.0);
-        for row in block.chunks_exact(c) {
-            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-        }
-        all.iter_mut().zip(&sums).for_each(|(all, sum)| *all += f64::from(*sum));
-    }
-    all
 }

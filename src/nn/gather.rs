@@ -156,3 +156,11 @@ pub(super) fn part<'a, T: WithDType>(data: &'a [T], layout: &Layout) -> TensorRe
         None => candle_core::bail!("expected a contiguous tensor"),
     }
 }
+
+/// The f32 numbers of a contiguous tensor, for operations that have no other dtype.
+pub(super) fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> TensorResult<&'a [f32]> {
+    match storage {
+        CpuStorage::F32(data) => part(data, layout),
+        _ => candle_core::bail!("expected f32"),
+    }
+}

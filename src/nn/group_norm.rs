@@ -15,7 +15,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as TensorResult, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::gather::part;
+use super::gather::numbers;
 use super::simd::{sigmoid, vectorised};
 
 /// So many pixels are summed in f32.
@@ -154,7 +154,7 @@ impl NormSilu {
 
 /// The sum over all pixels, per channel, of what `add` adds to the sums of a block.
 #[inline(always)]
-fn column_sums(x: &[f32], c: usize, add: impl Fn(&[f32], &mut [f32])) -> Vec<f64> {
+pub(super) fn column_sums(x: &[f32], c: usize, add: impl Fn(&[f32], &mut [f32])) -> Vec<f64> {
     let mut all = vec![0.0; c];
     let mut sums = vec![0f32; c];
     for block in x.chunks(BLOCK * c) {
@@ -163,14 +163,6 @@ fn column_sums(x: &[f32], c: usize, add: impl Fn(&[f32], &mut [f32])) -> Vec<f64
         all.iter_mut().zip(&sums).for_each(|(all, sum)| *all += f64::from(*sum));
     }
     all
-}
-
-/// The f32 numbers of a contiguous tensor.
-fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> TensorResult<&'a [f32]> {
-    match storage {
-        CpuStorage::F32(data) => part(data, layout),
-        _ => candle_core::bail!("group norm: expected f32"),
-    }
 }
 
 impl CustomOp3 for NormSilu {

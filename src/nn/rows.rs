@@ -13,7 +13,7 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-use super::gather::part;
+use super::gather::numbers;
 use super::simd::{exp, vectorised};
 
 /// Lanes of a sum.
@@ -45,13 +45,6 @@ fn by_rows(out: &mut [f32], c: usize, rows: impl Fn(usize, &mut [f32]) + Sync) {
         out.chunks_mut(each).enumerate().for_each(|(i, out)| rows(i * ROWS, out));
     } else {
         out.par_chunks_mut(each).enumerate().for_each(|(i, out)| rows(i * ROWS, out));
-    }
-}
-
-fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> TensorResult<&'a [f32]> {
-    match storage {
-        CpuStorage::F32(data) => part(data, layout),
-        _ => candle_core::bail!("expected f32"),
     }
 }
 
