@@ -89,7 +89,7 @@ impl CustomOp1 for SumRows {
                 #[inline(always)]
                 || {
                     column_sums(x, c, |row, sum| {
-                        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x)
+                        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
                     })
                 },
             );
