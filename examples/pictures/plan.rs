@@ -22,15 +22,9 @@ pub(crate) fn pictures(recipe: &Path) -> Result<Pictures> {
     Pictures::open(&read::<Recipe>(recipe)?.data)
 }
 
-/// The folder of a model: itself, or the newest checkpoint of a run.
-pub(crate) fn model(path: &Path) -> PathBuf {
-    let newest = path.join("checkpoints/last/pretrained_model");
-    if newest.is_dir() { newest } else { path.to_owned() }
-}
-
 /// Whether a model is there to be read; says so if not, and the sheet goes without it.
 pub(crate) fn is_there(name: &str, path: &Path) -> bool {
-    let is_there = model(path).is_dir();
+    let is_there = path.is_dir();
     if !is_there {
         eprintln!("skipped: {name}: there is no folder {}", path.display());
     }

@@ -82,7 +82,7 @@ pub(crate) fn run(out: &Path, plan: &Plan) -> Result<()> {
     let training = plan::pictures(&plan.recipe)?;
     let reference = plan.reference.as_ref().map(Pictures::open).transpose()?;
     let reference = reference.as_ref().unwrap_or(&training);
-    let net = FeatureNet::open(&plan::model(&plan.features), &device::cpu())?;
+    let net = FeatureNet::open(&plan.features, &device::cpu())?;
     let indices = reference.training();
     let chosen = spread(&indices, plan.samples);
     let subjects: Vec<Subject> = chosen.iter().map(|i| subject(reference, *i)).collect();

@@ -56,7 +56,7 @@ pub(crate) fn run(out: &Path, plan: &Plan) -> Result<()> {
     let few = spread(seen, plan.measured);
     let x = pictures.batch(&few)?;
     let cpu = device::cpu();
-    let net = plan.features.as_deref().map(|path| FeatureNet::open(&plan::model(path), &cpu));
+    let net = plan.features.as_deref().map(|path| FeatureNet::open(path, &cpu));
     let net = net.transpose()?;
 
     let first = shown.iter().map(|i| data_tile(&pictures, *i)).collect::<Result<_>>()?;
@@ -75,7 +75,7 @@ pub(crate) fn run(out: &Path, plan: &Plan) -> Result<()> {
     };
     let entries = plan.autoencoder.iter().filter(|entry| plan::is_there(&entry.name, &entry.model));
     for entry in entries {
-        let coder = Autoencoder::open(&plan::model(&entry.model), &cpu)?;
+        let coder = Autoencoder::open(&entry.model, &cpu)?;
         let through = |x: &Tensor| -> Result<Tensor> {
             Ok(coder.decode(&coder.encode(x, None)?)?.clamp(-1f32, 1f32)?)
         };

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use pathline::image::{Pipeline, Progress, Request};
 use pathline::{Error, Result, device};
 
-use crate::plan::{self, Line, Subject};
+use crate::plan::{Line, Subject};
 
 /// The most pictures at once.
 const BATCH: usize = 50;
@@ -29,12 +29,10 @@ pub(crate) struct Models(BTreeMap<PathBuf, Pipeline>);
 
 impl Models {
     fn open(&mut self, path: &Path) -> Result<&Pipeline> {
-        let folder = plan::model(path);
-        if !self.0.contains_key(&folder) {
-            let pipeline = Pipeline::open(&folder, &device::cpu())?;
-            self.0.insert(folder.clone(), pipeline);
+        if !self.0.contains_key(path) {
+            self.0.insert(path.to_owned(), Pipeline::open(path, &device::cpu())?);
         }
-        self.0.get(&folder).ok_or_else(|| Error::Invalid("a model that was opened is gone".into()))
+        self.0.get(path).ok_or_else(|| Error::Invalid("a model that was opened is gone".into()))
     }
 
     /// One picture a subject; picture i is drawn from the noise of `seed + i`.

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use pathline::dataset::Dataset;
 use pathline::device;
+use pathline::image;
 use pathline::policy::config::Features;
-use pathline::policy::{Policy, digest, folder};
-use pathline::tensors::weights::Weights;
+use pathline::policy::{self, Policy, digest};
+use pathline::tensors::{folder, weights::Weights};
 use pathline::train::recipe::Recipe;
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
@@ -95,10 +96,14 @@ fn folder(path: &Path) -> anyhow::Result<Report> {
     if path.join("meta/info.json").is_file() {
         return dataset(path);
     }
-    if let Some(report) = inspect_picture::model(path)? {
-        return Ok(report);
+    if let Ok(found) = folder::resolve(path, &image::FOLDER) {
+        return inspect_picture::pipeline(&found);
     }
-    policy(&folder::resolve(path)?)
+    let found = folder::resolve(path, &policy::FOLDER)?;
+    match inspect_picture::component(&found)? {
+        Some(report) => Ok(report),
+        None => policy(&found),
+    }
 }
 
 fn policy(path: &Path) -> anyhow::Result<Report> {

@@ -83,10 +83,7 @@ pub(crate) fn png(path: &Path, size: [u32; 2], bytes: u64) -> anyhow::Result<Rep
 }
 
 /// A folder in diffusers' layout: a pipeline, or one component; none if it is something else.
-pub(crate) fn model(path: &Path) -> anyhow::Result<Option<Report>> {
-    if path.join(INDEX).is_file() {
-        return pipeline(path).map(Some);
-    }
+pub(crate) fn component(path: &Path) -> anyhow::Result<Option<Report>> {
     let config = path.join("config.json");
     if !config.is_file() {
         return Ok(None);
@@ -113,7 +110,8 @@ pub(crate) fn model(path: &Path) -> anyhow::Result<Option<Report>> {
     Ok(Some(report))
 }
 
-fn pipeline(path: &Path) -> anyhow::Result<Report> {
+/// A folder of components.
+pub(crate) fn pipeline(path: &Path) -> anyhow::Result<Report> {
     let index = path.join(INDEX);
     let Value::Object(index) = read_json(&index)? else {
         bail!("{}: expected a JSON object", index.display());
@@ -125,7 +123,7 @@ fn pipeline(path: &Path) -> anyhow::Result<Report> {
         match value.as_array().map(Vec::as_slice) {
             _ if name.starts_with('_') => {}
             Some([_, Value::String(class)]) => {
-                let (about, size, length) = component(&path.join(name), class)?;
+                let (about, size, length) = part(&path.join(name), class)?;
                 components.insert(name.clone(), Value::Object(about));
                 parameters += size;
                 bytes += length;
@@ -167,7 +165,7 @@ fn downsampling(levels: usize) -> u64 {
 }
 
 /// What a component is, its parameters and its bytes.
-fn component(path: &Path, class: &str) -> anyhow::Result<(Map<String, Value>, usize, u64)> {
+fn part(path: &Path, class: &str) -> anyhow::Result<(Map<String, Value>, usize, u64)> {
     let mut about = Map::from_iter([("class".to_owned(), json!(class))]);
     if !path.is_dir() {
         about.insert("missing".into(), json!(path));

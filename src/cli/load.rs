@@ -8,8 +8,8 @@ use pathline::device;
 use pathline::flow::Noise;
 use pathline::node::testing::ServoPolicy;
 use pathline::node::{Camera, ChunkPolicy, Picture, PolicyInfo, Request, Timings};
-use pathline::policy::{Continuing, Draws, Policy, RtcConfig, Solver, Trace, digest, folder};
-use pathline::tensors::weights::Weights;
+use pathline::policy::{Continuing, Draws, FOLDER, Policy, RtcConfig, Solver, Trace, digest};
+use pathline::tensors::{folder, weights::Weights};
 use serde::Deserialize;
 
 use super::join::{JoinArgs, RtcArgs};
@@ -153,7 +153,7 @@ pub(crate) fn chunk_policy(wish: &Wish<'_>) -> anyhow::Result<Box<dyn ChunkPolic
 
 /// SHA-256 of the model, where it is one file.
 fn model_digest(folder: &Path) -> pathline::Result<Option<String>> {
-    let model = Weights::open(&folder::resolve(folder)?)?;
+    let model = Weights::open(&folder::resolve(folder, &FOLDER)?)?;
     match model.files().collect::<Vec<_>>().as_slice() {
         [one] => digest::sha256(one).map(Some),
         _ => Ok(None),

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::json;
+use crate::tensors::folder::{self, Kind};
 use crate::tensors::weights::Weights;
 use crate::{Error, Result};
 
@@ -75,6 +76,13 @@ pub struct Defaults {
     pub cfg_scale: Option<f64>,
 }
 
+/// What is looked for where a user names a model.
+pub const FOLDER: Kind = Kind {
+    name: "model folder in diffusers' layout",
+    file: INDEX,
+    with: "a folder for each component",
+};
+
 /// A folder whose model_index.json is read and checked.
 #[derive(Clone, Debug)]
 pub struct Folder {
@@ -86,19 +94,15 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Reads `model_index.json` of the folder `dir`.
+    /// Reads `model_index.json` of the folder `dir`, or of the newest checkpoint of the run `dir`, or of a
+    /// Hugging Face cache (see [`folder::resolve`]).
     ///
     /// # Errors
     /// When there is none, its class is not supported (the supported ones are listed), or a component is
     /// missing or unknown.
     pub fn open(dir: &Path) -> Result<Self> {
+        let dir = folder::resolve(dir, &FOLDER)?;
         let path = dir.join(INDEX);
-        if !path.is_file() {
-            return Err(Error::config(
-                &path,
-                "expected a model folder in diffusers' layout, found no such file in it",
-            ));
-        }
         let mut options = json::object(&path)?;
         let fail = |message: String| Error::config(&path, message);
         let class = match options.remove("_class_name") {
@@ -135,7 +139,7 @@ impl Folder {
             }
         }
         components.retain(|name, _| !UNUSED.contains(&name.as_str()));
-        let folder = Self { dir: dir.to_owned(), class, components, options };
+        let folder = Self { dir, class, components, options };
         for name in *needed {
             folder.require(name)?;
         }

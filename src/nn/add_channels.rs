@@ -31,8 +31,7 @@ pub(super) fn add_channels(x: &Tensor, v: &Tensor) -> TensorResult<Tensor> {
     if v.elem_count() != rows * c || (rows != 1 && rows != batch) {
         candle_core::bail!("expected a vector of {c} channels for {dims:?}, got {:?}", v.dims());
     }
-    let x = x.contiguous()?.reshape((rows, x.elem_count() / (rows * c).max(1), c))?;
-    x.apply_op2(&v.contiguous()?, AddChannels)?.reshape(dims)
+    x.contiguous()?.apply_op2(&v.contiguous()?, AddChannels)
 }
 
 struct AddChannels;
@@ -49,10 +48,11 @@ impl CustomOp2 for AddChannels {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> TensorResult<(CpuStorage, Shape)> {
-        let (_, n, c) = x_layout.shape().dims3()?;
+        let c = x_layout.dims().last().copied().unwrap_or(1).max(1);
         let (x, v) = (numbers(x, x_layout)?, numbers(v, v_layout)?);
+        let each = (x.len() / (v.len() / c).max(1)).max(1);
         let mut y = Vec::with_capacity(x.len());
-        for (x, v) in x.chunks((n * c).max(1)).zip(v.chunks(c.max(1))) {
+        for (x, v) in x.chunks(each).zip(v.chunks(c)) {
             for row in x.chunks(c) {
                 y.extend(row.iter().zip(v).map(|(x, v)| x + v));
             }
@@ -67,7 +67,9 @@ impl CustomOp2 for AddChannels {
         _: &Tensor,
         grad: &Tensor,
     ) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
-        let d_v = grad.contiguous()?.apply_op1_no_bwd(&SumRows)?.reshape(v.shape())?;
+        let c = v.dims().last().copied().unwrap_or(1);
+        let rows = grad.contiguous()?.reshape((v.elem_count() / c.max(1), (), c))?;
+        let d_v = rows.apply_op1_no_bwd(&SumRows)?.reshape(v.shape())?;
         Ok((Some(grad.clone()), Some(d_v)))
     }
 }

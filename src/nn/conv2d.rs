@@ -130,14 +130,18 @@ impl Conv2d {
         let x = x.contiguous()?;
         let weight = match &self.weight {
             Kernel::Fixed(weight) => weight.clone(),
+            Kernel::Trained(weight) if kernel > 1 => {
+                let op = Convolve { kernel, geometry: self.geometry, output: [lines, columns] };
+                let y = x.apply_op2(&weight.contiguous()?, op)?;
+                return Ok(match &self.bias {
+                    Some(bias) => add_channels(&y, bias)?,
+                    None => y,
+                });
+            }
             Kernel::Trained(weight) => Weight::new(as_gathered(weight)?)?,
         };
-        let rows = match (&self.weight, kernel, self.geometry) {
-            (Kernel::Trained(weight), 2.., geometry) => {
-                let op = Convolve { kernel, geometry, output: [lines, columns] };
-                x.apply_op2(&as_gathered(weight)?.flatten_from(1)?, op)?
-            }
-            (_, 1, Geometry { stride: 1, padding: 0, .. }) => {
+        let rows = match (kernel, self.geometry) {
+            (1, Geometry { stride: 1, padding: 0, .. }) => {
                 weight.product(&x.reshape((batch * height * width, input))?)?
             }
             _ => {

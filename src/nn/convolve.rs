@@ -8,16 +8,19 @@
 //! ```text
 //! rows = gather(x),  y = rows·Wᵀ;   dW = dyᵀ·rows,  dx = scatter(dy·W)
 //! ```
+//!
+//! The weight is taken as a checkpoint has it and turned here, which keeps that out of the graph too.
 
 use candle_core::{
-    CpuStorage, CustomOp2, Device, Layout, Result as TensorResult, Shape, Tensor, WithDType,
+    CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result as TensorResult, Shape, Storage,
+    Tensor, WithDType,
 };
 
 use super::conv2d::{GATHERED, Geometry};
 use super::gather::{Gather, Scatter, part};
 use super::product::Weight;
 
-/// `x` `[b, h, w, c]` and `weight` `[out, kernel·kernel·c]`, the inputs last, to `[b·h'·w', out]`.
+/// `x` `[b, h, w, c]` and `weight` `[out, c, kernel, kernel]` to `[b, h', w', out]`.
 #[derive(Clone, Copy)]
 pub(super) struct Convolve {
     pub(super) kernel: usize,
@@ -49,16 +52,24 @@ impl Convolve {
         weight: &[T],
         out: usize,
     ) -> TensorResult<Vec<T>> {
-        let inputs = self.kernel * self.kernel * c;
-        let weight = Tensor::from_slice(weight, (out, inputs), &Device::Cpu)?;
+        let taps = self.kernel * self.kernel;
+        let inputs = taps * c;
+        let turn = Turn { rows: c, columns: taps };
+        let weight = Tensor::from_vec(turn.each(weight), (out, inputs), &Device::Cpu)?;
         let weight = Weight::new(weight)?;
-        let mut y = Vec::new();
+        let pixels = self.output[0] * self.output[1];
+        let mut y = Vec::with_capacity(x.len() / (h * w * c).max(1) * pixels * out);
         for x in x.chunks(self.together(c) * h * w * c) {
             let gather = self.gather(x.len() / (h * w * c));
             let rows = gather.gather(x, [h, w, c]);
             let count = rows.len() / inputs;
             let rows = Tensor::from_vec(rows, (count, inputs), &Device::Cpu)?;
-            y.extend(weight.product(&rows)?.flatten_all()?.to_vec1::<T>()?);
+            let product = weight.product(&rows)?.contiguous()?;
+            let (storage, layout) = product.storage_and_layout();
+            let Storage::Cpu(storage) = &*storage else {
+                candle_core::bail!("conv2d: expected a tensor on the CPU");
+            };
+            y.extend_from_slice(part(storage.as_slice()?, layout)?);
         }
         Ok(y)
     }
@@ -77,7 +88,7 @@ impl CustomOp2 for Convolve {
         weight_layout: &Layout,
     ) -> TensorResult<(CpuStorage, Shape)> {
         let (b, h, w, c) = x_layout.shape().dims4()?;
-        let (out, _) = weight_layout.shape().dims2()?;
+        let (out, _, _, _) = weight_layout.shape().dims4()?;
         let size = [b, h, w, c];
         let y = match (x, weight) {
             (CpuStorage::F32(x), CpuStorage::F32(weight)) => CpuStorage::F32(self.forward(
@@ -94,7 +105,7 @@ impl CustomOp2 for Convolve {
             )?),
             _ => candle_core::bail!("conv2d: expected f32 or f64"),
         };
-        Ok((y, (b * self.output[0] * self.output[1], out).into()))
+        Ok((y, (b, self.output[0], self.output[1], out).into()))
     }
 
     fn bwd(
@@ -105,8 +116,12 @@ impl CustomOp2 for Convolve {
         grad: &Tensor,
     ) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
         let (b, h, w, c) = x.dims4()?;
-        let (x, weight, grad) = (x.detach(), weight.detach(), grad.contiguous()?);
+        let (out, taps) = (weight.dim(0)?, self.kernel * self.kernel);
+        let x = x.detach();
+        let turned = weight.detach().apply_op1_no_bwd(&Turn { rows: c, columns: taps })?;
+        let turned = turned.reshape((out, taps * c))?;
         let (together, rows_each) = (self.together(c), self.output[0] * self.output[1]);
+        let grad = grad.contiguous()?.reshape((b * rows_each, out))?;
         let mut d_weight: Option<Tensor> = None;
         let mut d_x = Vec::new();
         for first in (0..b).step_by(together) {
@@ -121,13 +136,48 @@ impl CustomOp2 for Convolve {
             });
             drop(rows);
             let scatter = Scatter { gather, size: [count, h, w, c] };
-            d_x.push(grad.matmul(&weight)?.apply_op1_no_bwd(&scatter)?);
+            d_x.push(grad.matmul(&turned)?.apply_op1_no_bwd(&scatter)?);
         }
         let d_x = match d_x.len() {
             0 => None,
             1 => d_x.pop(),
             _ => Some(Tensor::cat(&d_x, 0)?),
         };
+        let turn = |d: Tensor| d.apply_op1_no_bwd(&Turn { rows: taps, columns: c });
+        let d_weight = d_weight.map(|d| turn(d)?.reshape(weight.shape())).transpose()?;
         Ok((d_x, d_weight))
+    }
+}
+
+/// Many small matrices `[rows, columns]` behind each other, each transposed.
+struct Turn {
+    rows: usize,
+    columns: usize,
+}
+
+impl Turn {
+    fn each<T: WithDType>(&self, from: &[T]) -> Vec<T> {
+        let mut to = Vec::with_capacity(from.len());
+        for matrix in from.chunks_exact((self.rows * self.columns).max(1)) {
+            for column in 0..self.columns {
+                to.extend(matrix[column..].iter().step_by(self.columns));
+            }
+        }
+        to
+    }
+}
+
+impl CustomOp1 for Turn {
+    fn name(&self) -> &'static str {
+        "turn"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> TensorResult<(CpuStorage, Shape)> {
+        let turned = match storage {
+            CpuStorage::F32(all) => CpuStorage::F32(self.each(part(all, layout)?)),
+            CpuStorage::F64(all) => CpuStorage::F64(self.each(part(all, layout)?)),
+            _ => candle_core::bail!("conv2d: expected f32 or f64"),
+        };
+        Ok((turned, layout.shape().clone()))
     }
 }

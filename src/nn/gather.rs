@@ -63,21 +63,31 @@ impl Gather {
 
     pub(super) fn gather<T: WithDType>(&self, x: &[T], [height, width, c]: [usize; 3]) -> Vec<T> {
         let line_length = self.line_length(c);
-        let mut rows = vec![T::zero(); self.count * line_length];
-        let gather = |(i, row): (usize, &mut [T])| {
-            let (picture, line) =
-                ((self.first + i) / self.output[0], (self.first + i) % self.output[0]);
+        let total = self.count * line_length;
+        let at = |i: usize| ((self.first + i) / self.output[0], (self.first + i) % self.output[0]);
+        // Even a pool of one thread is another thread.
+        if total < SHARED || rayon::current_num_threads() == 1 {
+            // The runs come in the order of the row, so that nothing need be cleared before.
+            let mut rows = Vec::with_capacity(total);
+            for i in 0..self.count {
+                let ((picture, line), begin) = (at(i), rows.len());
+                let x = &x[picture * height * width * c..];
+                self.runs([height, width, c], line, |to, from, length| {
+                    rows.resize(begin + to, T::zero());
+                    rows.extend_from_slice(&x[from..from + length]);
+                });
+                rows.resize(begin + line_length, T::zero());
+            }
+            return rows;
+        }
+        let mut rows = vec![T::zero(); total];
+        rows.par_chunks_mut(line_length).enumerate().for_each(|(i, row)| {
+            let (picture, line) = at(i);
             let x = &x[picture * height * width * c..];
             self.runs([height, width, c], line, |to, from, length| {
                 row[to..to + length].copy_from_slice(&x[from..from + length]);
             });
-        };
-        // Even a pool of one thread is another thread.
-        if rows.len() < SHARED || rayon::current_num_threads() == 1 {
-            rows.chunks_mut(line_length).enumerate().for_each(gather);
-        } else {
-            rows.par_chunks_mut(line_length).enumerate().for_each(gather);
-        }
+        });
         rows
     }
 

@@ -23,6 +23,7 @@ pub mod denoiser;
 pub mod dense;
 pub mod dit;
 pub mod embed;
+mod gated;
 mod gather;
 mod group_norm;
 pub mod linear;

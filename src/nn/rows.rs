@@ -39,7 +39,7 @@ fn sum(n: usize, term: impl Fn(usize) -> f32) -> f32 {
 }
 
 /// Calls `rows(first row, the rows' part of out)` for all rows, shared among threads where that pays.
-fn by_rows(out: &mut [f32], c: usize, rows: impl Fn(usize, &mut [f32]) + Sync) {
+pub(super) fn by_rows(out: &mut [f32], c: usize, rows: impl Fn(usize, &mut [f32]) + Sync) {
     let each = ROWS * c.max(1);
     if out.len() < SHARED || rayon::current_num_threads() == 1 {
         out.chunks_mut(each).enumerate().for_each(|(i, out)| rows(i * ROWS, out));

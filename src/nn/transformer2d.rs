@@ -6,13 +6,14 @@
 //! are tokens without moving a number. Sources: Rombach et al. 2022, appendix E.2.1; Shazeer 2020
 //! (GEGLU); diffusers `models/transformers/transformer_2d.py` and `BasicTransformerBlock`.
 
-use candle_core::{D, Result as TensorResult, Tensor};
+use candle_core::{Result as TensorResult, Tensor};
 use candle_nn::VarBuilder;
 
 use super::activation::{gelu, gelu_tanh};
 use super::attention::{Attention, AttentionConfig};
 use super::condition::Context;
 use super::conv2d::{Conv2d, Geometry};
+use super::gated::gated_gelu;
 use super::linear::Linear;
 use super::norm::{GroupNorm, LayerNorm};
 use crate::Result;
@@ -192,11 +193,7 @@ impl FeedForward {
         let h = match self.kind {
             FeedForwardKind::Gelu => gelu(&h)?,
             FeedForwardKind::GeluTanh => gelu_tanh(&h)?,
-            FeedForwardKind::Gated => {
-                let half = h.dim(D::Minus1)? / 2;
-                let gate = h.narrow(D::Minus1, half, half)?.contiguous()?;
-                (h.narrow(D::Minus1, 0, half)? * gelu(&gate)?)?
-            }
+            FeedForwardKind::Gated => gated_gelu(&h)?,
         };
         self.out.forward(&h)
     }

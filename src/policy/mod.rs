@@ -14,7 +14,6 @@ pub mod diffusion;
 pub mod digest;
 pub mod ensemble;
 pub mod features;
-pub mod folder;
 pub mod net;
 pub mod process;
 pub mod processor;
@@ -30,6 +29,7 @@ use crate::action::{Form, Joining, Mode};
 pub use crate::action::{Picture, PolicyObs as Observation};
 use crate::flow::Noise;
 use crate::flow::known::Times;
+use crate::tensors::folder::{self, Kind};
 use crate::tensors::{files, weights::Weights};
 use crate::{Error, Result};
 use config::{PolicyConfig, Signature};
@@ -42,6 +42,9 @@ pub use rtc::{Continuing, RtcConfig};
 pub const WEIGHTS: &str = "model.safetensors";
 /// File name of the configuration.
 pub const CONFIG: &str = "config.json";
+/// What is looked for where a user names a policy.
+pub const FOLDER: Kind =
+    Kind { name: "policy folder", file: CONFIG, with: "model.safetensors and processor files" };
 
 /// Sees a flow time and the chunk at that time, in robot units.
 pub type Trace<'a> = dyn FnMut(f64, &[f32]) + 'a;
@@ -115,7 +118,7 @@ impl Policy {
     /// One error that names the file and the key: missing files, unknown keys, tensors that are
     /// missing, too many, of another shape, or not finite.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let folder = folder::resolve(folder)?;
+        let folder = folder::resolve(folder, &FOLDER)?;
         let config = PolicyConfig::load(&folder.join(CONFIG))?;
         let signature = config.signature();
         let weights = Weights::open(&folder)?;

@@ -5,6 +5,7 @@
 //! (see [`header`]). candle's own `save` leaves files that only their owner can read.
 
 pub mod files;
+pub mod folder;
 pub mod header;
 mod scan;
 pub(crate) mod unique;

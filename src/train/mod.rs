@@ -14,6 +14,7 @@ pub mod checkpoint;
 pub mod clip;
 pub mod dagger;
 pub mod ema;
+mod epochs;
 pub mod eval;
 mod log;
 pub mod optimizer;

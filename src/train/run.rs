@@ -21,8 +21,8 @@ use crate::flow::Objective;
 use crate::nn::mlp::TOKEN_TIME;
 use crate::nn::params::Params;
 use crate::policy::processor::{self, Processor, Stats};
-use crate::policy::{CONFIG, Net, Policy, WEIGHTS, folder};
-use crate::tensors::weights::Weights;
+use crate::policy::{CONFIG, FOLDER, Net, Policy, WEIGHTS};
+use crate::tensors::{folder, weights::Weights};
 use crate::{Error, Result, tensors};
 
 /// What a run leaves behind.
@@ -63,7 +63,7 @@ pub fn train(recipe: &Recipe, resume: bool, stop: &AtomicBool, device: &Device) 
     let params = Params::new(recipe.train.seed);
     let net = Net::load(&recipe.policy, params.builder(device))?;
     if let Some(folder) = &recipe.init_from {
-        let mut tensors = Weights::open(&folder::resolve(folder)?)?.read_all(device)?;
+        let mut tensors = Weights::open(&folder::resolve(folder, &FOLDER)?)?.read_all(device)?;
         // A layer that starts at zero changes nothing: it may be new.
         for (name, var) in params.named() {
             if name.starts_with(TOKEN_TIME) && !tensors.contains_key(&name) {

@@ -11,6 +11,7 @@ use std::ops::Range;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::epochs::Epochs;
 use crate::dataset::Dataset;
 use crate::flow::{Noise, Objective};
 use crate::policy::config::{
@@ -235,7 +236,7 @@ pub struct Sampler<'a> {
     processor: &'a Processor,
     mirror: Option<&'a Mirror>,
     noise: Noise,
-    epoch: Option<(u64, Vec<u32>)>,
+    epochs: Epochs,
 }
 
 /// Draw indices of the counter-based generator; one stream for each use.
@@ -268,7 +269,7 @@ impl<'a> Sampler<'a> {
             processor,
             mirror,
             noise: Noise::new(seed),
-            epoch: None,
+            epochs: Epochs::new(Noise::new(seed), draw::ORDER, demos.len()),
         }
     }
 
@@ -286,7 +287,7 @@ impl<'a> Sampler<'a> {
         let mut delay = vec![0; size];
         for i in 0..size {
             let global = (step * size + i) as u64;
-            let frame = self.frame(global);
+            let frame = self.epochs.at(global);
             let mirrored = self.noise.uniform(global, draw::MIRROR) < 0.5;
             let mirror = self.mirror.filter(|_| mirrored);
             if self.max_delay > 0 {
@@ -306,16 +307,6 @@ impl<'a> Sampler<'a> {
             t,
             delay,
         })
-    }
-
-    fn frame(&mut self, global: u64) -> usize {
-        let n = self.demos.len() as u64;
-        let (epoch, position) = (global / n, (global % n) as usize);
-        if self.epoch.as_ref().is_none_or(|(current, _)| *current != epoch) {
-            let order = self.noise.permutation(draw::ORDER + epoch, n as usize);
-            self.epoch = Some((epoch, order));
-        }
-        self.epoch.as_ref().map_or(0, |(_, order)| order[position] as usize)
     }
 
     fn push(

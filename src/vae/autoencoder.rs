@@ -12,10 +12,14 @@ use super::names;
 use super::tiling::Tiling;
 use super::tiny::AutoencoderTiny;
 use super::vq::VqModel;
+use crate::tensors::folder::{self, Kind};
 use crate::{Error, Result, tensors};
 
 /// File of the weights.
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+/// What is looked for where a user names an autoencoder.
+pub const FOLDER: Kind =
+    Kind { name: "folder of an autoencoder", file: "config.json", with: WEIGHTS };
 
 impl AutoencoderConfig {
     /// Writes a folder that [`Autoencoder::open`] and diffusers read: `config.json` and the `weights`,
@@ -61,15 +65,17 @@ pub enum Autoencoder {
 }
 
 impl Autoencoder {
-    /// Reads a folder of diffusers: `config.json` and `diffusion_pytorch_model.safetensors` (or its
-    /// index and shards, or `.fp16.safetensors`). Older names of the attention are known.
+    /// Reads a folder of diffusers, or the newest checkpoint of a run: `config.json` and
+    /// `diffusion_pytorch_model.safetensors` (or its index and shards, or `.fp16.safetensors`). Older
+    /// names of the attention are known.
     ///
     /// # Errors
     /// When a file is missing, the class is no autoencoder, the configuration asks for what is not
     /// supported, or the weights do not fit it.
     pub fn open(dir: &Path, device: &Device) -> Result<Self> {
-        let config = AutoencoderConfig::open(dir)?;
-        names::load(dir, device, |vb| Self::from_config(&config, vb))
+        let dir = folder::resolve(dir, &FOLDER)?;
+        let config = AutoencoderConfig::open(&dir)?;
+        names::load(&dir, device, |vb| Self::from_config(&config, vb))
     }
 
     /// The network of a configuration, with the builder's weights.

@@ -20,12 +20,16 @@ use crate::nn::linear::Linear;
 use crate::nn::norm::GroupNorm;
 use crate::nn::resnet2d::{Downsample2d, SAME};
 use crate::tensors::files::{MAX_TEXT, read_text};
+use crate::tensors::folder::{self, Kind};
 use crate::tensors::weights::Weights;
 use crate::{Error, Result};
 
 /// Most groups of a normalisation.
 const GROUPS: usize = 8;
 const EPS: f64 = 1e-5;
+/// What is looked for where a user names one.
+const FOLDER: Kind =
+    Kind { name: "folder of a feature net", file: CONFIG, with: "model.safetensors" };
 
 /// Size of a [`FeatureNet`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,13 +118,15 @@ impl FeatureNet {
         Ok(Self { config: config.clone(), levels, classifier })
     }
 
-    /// Reads the folder `dir`: `config.json` and `model.safetensors`.
+    /// Reads the folder `dir`, or the newest checkpoint of the run `dir`: `config.json` and
+    /// `model.safetensors`.
     ///
     /// # Errors
     /// When a file is missing, or the weights do not fit the configuration.
     pub fn open(dir: &Path, device: &Device) -> Result<Self> {
-        let config = FeatureNetConfig::open(dir)?;
-        Weights::open(dir)?.load(device, |vb| Self::load(&config, vb))
+        let dir = folder::resolve(dir, &FOLDER)?;
+        let config = FeatureNetConfig::open(&dir)?;
+        Weights::open(&dir)?.load(device, |vb| Self::load(&config, vb))
     }
 
     /// The feature maps of `x` `[b, in_channels or 1, h, w]`, one a level, channels last.

@@ -30,7 +30,7 @@ mod tiling;
 mod tiny;
 mod vq;
 
-pub use autoencoder::Autoencoder;
+pub use autoencoder::{Autoencoder, FOLDER};
 pub use config::{AutoencoderConfig, DownBlock, Side, UpBlock};
 pub use kl::{AutoencoderKl, AutoencoderKlConfig};
 pub use posterior::Posterior;

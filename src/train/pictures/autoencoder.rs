@@ -20,15 +20,15 @@ use super::super::optimizer::AdamW;
 use super::critic::Critic;
 use super::order::{Order, augmented, draw};
 use super::recipe::{AutoencoderLoss, AutoencoderModel, Half, PictureRecipe};
-use super::{Job, Update, model_folder, sheet};
+use super::{Job, Update, sheet};
 use crate::dataset::pictures::Pictures;
 use crate::flow::Noise;
 use crate::nn::params::Params;
-use crate::tensors::weights::Weights;
+use crate::tensors::{folder, weights::Weights};
 use crate::vae::discriminator::{LAST_WEIGHT, join};
 use crate::vae::features::FeatureNet;
 use crate::vae::loss::perceptual;
-use crate::vae::{Autoencoder, AutoencoderConfig};
+use crate::vae::{Autoencoder, AutoencoderConfig, FOLDER};
 use crate::{Error, Result};
 
 /// Pictures that the scale of the latents is measured on.
@@ -73,7 +73,7 @@ impl<'a> AutoencoderJob<'a> {
         let params = Params::new(seed);
         let net = Autoencoder::from_config(&config, params.builder(device))?;
         if let Some(init_from) = init_from {
-            let folder = model_folder(init_from);
+            let folder = folder::resolve(init_from, &FOLDER)?;
             // Its latents have their scale already.
             config = AutoencoderConfig::open(&folder)?;
             let weights = Weights::open_named(&folder, "diffusion_pytorch_model")?;
@@ -83,7 +83,7 @@ impl<'a> AutoencoderJob<'a> {
         let vars = all.filter(|(name, _)| *trained == Half::Both || is_of_decoder(name)).collect();
         let adam = AdamW::new(recipe.optimizer.clone(), vars)?;
         let features = match &loss.perceptual {
-            Some(p) => Some(FeatureNet::open(&model_folder(&p.network), device)?),
+            Some(p) => Some(FeatureNet::open(&p.network, device)?),
             None => None,
         };
         let critic = match &loss.adversarial {

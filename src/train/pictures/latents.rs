@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 
-use super::model_folder;
 use super::order::{draw, is_flipped};
 use super::recipe::Augment;
 use crate::dataset::pictures::Pictures;
 use crate::flow::Noise;
-use crate::vae::Autoencoder;
+use crate::tensors::folder;
+use crate::vae::{Autoencoder, FOLDER};
 use crate::{Error, Result};
 
 /// Pictures encoded at a time.
@@ -43,7 +43,7 @@ impl<'a> Latents<'a> {
             let message = "augment.crop: expected none, a denoiser is trained on whole pictures";
             return Err(Error::Invalid(message.into()));
         }
-        let folder = autoencoder.map(model_folder);
+        let folder = autoencoder.map(|path| folder::resolve(path, &FOLDER)).transpose()?;
         let autoencoder = match &folder {
             Some(folder) => Some(Autoencoder::open(folder, device)?),
             None => None,

@@ -189,15 +189,6 @@ fn write_recipe(recipe: &PictureRecipe, dir: &Path) -> Result<()> {
     fs::write(&path, text).map_err(|e| Error::io(path, e))
 }
 
-/// The folder of a model that `path` stands for: itself, a checkpoint, or a run's newest.
-fn model_folder(path: &Path) -> PathBuf {
-    let candidates = [
-        path.join("checkpoints/last").join(checkpoint::PRETRAINED_MODEL),
-        path.join(checkpoint::PRETRAINED_MODEL),
-    ];
-    candidates.into_iter().find(|folder| folder.is_dir()).unwrap_or_else(|| path.to_owned())
-}
-
 /// Means over a log interval.
 #[derive(Default)]
 struct Mean {

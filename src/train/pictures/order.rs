@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
+use super::super::epochs::Epochs;
 use super::recipe::{Augment, Rhythm};
 use crate::dataset::pictures::Pictures;
 use crate::flow::Noise;
@@ -26,7 +27,7 @@ pub(super) struct Order {
     /// Pictures that are trained on, those that share a place in the epoch together.
     places: Vec<Vec<usize>>,
     noise: Noise,
-    epoch: Option<(u64, Vec<u32>)>,
+    epochs: Epochs,
 }
 
 impl Order {
@@ -45,8 +46,10 @@ impl Order {
             };
             places.entry(key).or_default().push(index);
         }
-        let places = places.into_values().collect();
-        Ok(Self { places, noise: Noise::new(rhythm.seed), epoch: None })
+        let (places, noise): (Vec<_>, _) =
+            (places.into_values().collect(), Noise::new(rhythm.seed));
+        let epochs = Epochs::new(Noise::new(rhythm.seed), draw::ORDER, places.len());
+        Ok(Self { places, noise, epochs })
     }
 
     /// The pictures of update `step`.
@@ -55,14 +58,7 @@ impl Order {
     }
 
     fn picture(&mut self, global: u64) -> usize {
-        let n = self.places.len() as u64;
-        let (epoch, position) = (global / n, (global % n) as usize);
-        if self.epoch.as_ref().is_none_or(|(current, _)| *current != epoch) {
-            let order = self.noise.permutation(draw::ORDER + epoch, n as usize);
-            self.epoch = Some((epoch, order));
-        }
-        let place = self.epoch.as_ref().map_or(0, |(_, order)| order[position] as usize);
-        let sharing = &self.places[place];
+        let sharing = &self.places[self.epochs.at(global)];
         sharing[self.noise.below(global, draw::SHARED, sharing.len())]
     }
 }

@@ -1,8 +1,8 @@
-//! Where a policy lies: the folder with `config.json`, found from what the user named.
+//! Where a policy or a model lies: the folder that holds a certain file, found from what the user named.
 //!
 //! | the user names | taken |
 //! |---|---|
-//! | a policy folder | itself |
+//! | the folder | itself |
 //! | a checkpoint | `pretrained_model` in it |
 //! | a run, or its `checkpoints` | `last`, else the newest numbered checkpoint |
 //! | `models--org--name` of a Hugging Face cache, or `snapshots` in it | the snapshot of `refs/main`, else the only one |
@@ -16,21 +16,32 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use super::CONFIG;
-use crate::tensors::files::{PICKLE, SNAPSHOTS, is_pickle, is_plain};
-use crate::tensors::header::shown;
+use super::files::{PICKLE, SNAPSHOTS, is_pickle, is_plain};
+use super::header::shown;
 use crate::{Error, Result};
+
+/// What is looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// What such a folder is called.
+    pub name: &'static str,
+    /// The file without which it is none.
+    pub file: &'static str,
+    /// What else is in it.
+    pub with: &'static str,
+}
 
 const PRETRAINED_MODEL: &str = "pretrained_model";
 const CHECKPOINTS: &str = "checkpoints";
 const LAST: &str = "last";
 
-/// The folder of the policy that `dir` stands for.
+/// The folder that `dir` stands for.
 ///
 /// # Errors
-/// When there is no such folder, or no policy in it; the error lists the places that were looked at.
-pub fn resolve(dir: &Path) -> Result<PathBuf> {
-    resolve_in(dir, &hub_caches(|name| std::env::var_os(name).map(PathBuf::from)))
+/// When there is no such folder, or none of this kind in it; the error lists the places that were
+/// looked at.
+pub fn resolve(dir: &Path, kind: &Kind) -> Result<PathBuf> {
+    resolve_in(dir, kind, &hub_caches(|name| std::env::var_os(name).map(PathBuf::from)))
 }
 
 /// The Hugging Face caches of this user.
@@ -49,23 +60,26 @@ fn hub_caches(env: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     caches
 }
 
-fn resolve_in(dir: &Path, caches: &[PathBuf]) -> Result<PathBuf> {
+fn resolve_in(dir: &Path, kind: &Kind, caches: &[PathBuf]) -> Result<PathBuf> {
     if dir.is_dir() {
         let mut looked = BTreeSet::new();
-        return match find(dir, &mut looked)? {
+        return match find(dir, kind, &mut looked)? {
             Some(folder) => Ok(folder),
-            None => Err(Error::config(dir, format!("no {CONFIG} in {}", list(&looked)))),
+            None => Err(Error::config(dir, {
+                let (name, file) = (kind.name, kind.file);
+                format!("expected a {name}, found no {file} in {}", list(&looked))
+            })),
         };
     }
     if dir.symlink_metadata().is_ok() {
-        return Err(Error::config(dir, not_a_folder(dir)));
+        return Err(Error::config(dir, not_a_folder(dir, kind)));
     }
     let mut looked = BTreeSet::from([dir.to_owned()]);
     if let Some(name) = hub_name(dir) {
         for cache in caches {
             let model = cache.join(&name);
             if model.is_dir()
-                && let Some(folder) = find(&model, &mut looked)?
+                && let Some(folder) = find(&model, kind, &mut looked)?
             {
                 return Ok(folder);
             }
@@ -73,21 +87,23 @@ fn resolve_in(dir: &Path, caches: &[PathBuf]) -> Result<PathBuf> {
         }
     }
     let message = format!(
-        "expected a policy folder with config.json, model.safetensors and processor files; no such \
-         folder. Looked at {}; nothing is downloaded",
+        "expected a {} with {}, {}; no such folder. Looked at {}; nothing is downloaded",
+        kind.name,
+        kind.file,
+        kind.with,
         list(&looked)
     );
     Err(Error::config(dir, message))
 }
 
-/// Looks for a policy in an existing folder; notes where.
-fn find(dir: &Path, looked: &mut BTreeSet<PathBuf>) -> Result<Option<PathBuf>> {
-    let mut is_policy = |folder: &Path| {
+/// Looks into an existing folder; notes where.
+fn find(dir: &Path, kind: &Kind, looked: &mut BTreeSet<PathBuf>) -> Result<Option<PathBuf>> {
+    let mut is_it = |folder: &Path| {
         looked.insert(folder.to_owned());
-        folder.join(CONFIG).symlink_metadata().is_ok()
+        folder.join(kind.file).symlink_metadata().is_ok()
     };
     for folder in [dir.to_owned(), dir.join(PRETRAINED_MODEL)] {
-        if is_policy(&folder) {
+        if is_it(&folder) {
             return Ok(Some(folder));
         }
     }
@@ -96,7 +112,7 @@ fn find(dir: &Path, looked: &mut BTreeSet<PathBuf>) -> Result<Option<PathBuf>> {
         let numbered = numbered(&root);
         let found = std::iter::once(root.join(LAST)).chain(numbered);
         for folder in found.map(|checkpoint| checkpoint.join(PRETRAINED_MODEL)) {
-            if folder.is_dir() && is_policy(&folder) {
+            if folder.is_dir() && is_it(&folder) {
                 return Ok(Some(folder));
             }
         }
@@ -107,7 +123,7 @@ fn find(dir: &Path, looked: &mut BTreeSet<PathBuf>) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     let snapshot = snapshot(&snapshots)?;
-    Ok([snapshot.clone(), snapshot.join(PRETRAINED_MODEL)].into_iter().find(|f| is_policy(f)))
+    Ok([snapshot.clone(), snapshot.join(PRETRAINED_MODEL)].into_iter().find(|f| is_it(f)))
 }
 
 /// Checkpoints whose names are numbers, newest first.
@@ -173,19 +189,19 @@ fn hub_name(dir: &Path) -> Option<String> {
 }
 
 /// Says what to do with something that is no folder.
-fn not_a_folder(path: &Path) -> String {
+fn not_a_folder(path: &Path, Kind { name: wanted, file, .. }: &Kind) -> String {
     let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     if is_pickle(path) {
-        format!("expected a policy folder, got {PICKLE}")
+        format!("expected a {wanted}, got {PICKLE}")
     } else if [".zip", ".tar", ".gz", ".tgz", ".zst", ".7z"].iter().any(|end| name.ends_with(end)) {
-        "expected a policy folder, got an archive; unpack it and name the folder".to_owned()
-    } else if let Some(parent) = parent.filter(|p| path.is_file() && p.join(CONFIG).is_file()) {
-        format!("expected a policy folder, got a file; name its folder, {}", parent.display())
+        format!("expected a {wanted}, got an archive; unpack it and name the folder")
+    } else if let Some(parent) = parent.filter(|p| path.is_file() && p.join(file).is_file()) {
+        format!("expected a {wanted}, got a file; name its folder, {}", parent.display())
     } else {
-        "expected a policy folder with config.json, got something else: a file, or a link that leads \
-         nowhere"
-            .to_owned()
+        format!(
+            "expected a {wanted} with {file}, got something else: a file, or a link that leads nowhere"
+        )
     }
 }
 

@@ -5,6 +5,9 @@ use std::os::unix::fs::symlink;
 use super::*;
 use crate::tensors::files::inside;
 
+const CONFIG: &str = "config.json";
+const POLICY: Kind = Kind { name: "policy folder", file: CONFIG, with: "model.safetensors" };
+
 /// Makes a file and the folders above it.
 fn touch(path: &Path) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -24,7 +27,7 @@ fn snapshot_of(model: &Path, hash: &str) -> PathBuf {
 }
 
 fn error(dir: &Path, caches: &[PathBuf]) -> String {
-    resolve_in(dir, caches).unwrap_err().to_string()
+    resolve_in(dir, &POLICY, caches).unwrap_err().to_string()
 }
 
 #[test]
@@ -35,7 +38,7 @@ fn a_policy_a_checkpoint_and_a_run_are_found() {
         checkpoint(&run, step);
     }
     let model = |step: &str| run.join(CHECKPOINTS).join(step).join(PRETRAINED_MODEL);
-    let found = |path: &Path| resolve_in(path, &[]).unwrap();
+    let found = |path: &Path| resolve_in(path, &POLICY, &[]).unwrap();
     assert_eq!(found(&model("000999")), model("000999"));
     assert_eq!(found(model("000999").parent().unwrap()), model("000999"));
     assert_eq!(found(&run), model("20000"), "the newest by number, not by text");
@@ -63,17 +66,17 @@ fn a_hugging_face_cache_is_found_by_folder_and_by_name() {
     let first = snapshot_of(&model, "aaaa");
     let caches = [home.path().join("nothing"), hub.clone()];
     for named in [&model, &model.join(SNAPSHOTS), &first] {
-        assert_eq!(resolve_in(named, &[]).unwrap(), first);
+        assert_eq!(resolve_in(named, &POLICY, &[]).unwrap(), first);
     }
     let name = Path::new("lerobot/diffusion_pusht");
-    assert_eq!(resolve_in(name, &caches).unwrap(), first);
+    assert_eq!(resolve_in(name, &POLICY, &caches).unwrap(), first);
 
     let second = snapshot_of(&model, "bbbb");
     let text = error(name, &caches);
     assert!(text.contains("refs/main") && text.contains("aaaa") && text.contains("bbbb"), "{text}");
     fs::create_dir(model.join("refs")).unwrap();
     fs::write(model.join("refs/main"), "bbbb\n").unwrap();
-    assert_eq!(resolve_in(name, &caches).unwrap(), second);
+    assert_eq!(resolve_in(name, &POLICY, &caches).unwrap(), second);
     for bad in ["cccc", "../snapshots/aaaa", "/etc", "", "."] {
         fs::write(model.join("refs/main"), bad).unwrap();
         let text = error(name, &caches);
