@@ -113,8 +113,10 @@ impl Table {
                 Cell::Text(text) => serde_json::Value::from(text.as_str()),
                 Cell::Number(value, _) => serde_json::Value::from(*value),
             };
-            let pairs =
-                self.keys.iter().zip(row).map(|(key, cell)| ((*key).to_owned(), value(cell)));
+            // JSON has no NaN: what was not measured is absent.
+            let known = |cell: &Cell| !matches!(cell, Cell::Number(x, _) if !x.is_finite());
+            let pairs = self.keys.iter().zip(row).filter(|(_, cell)| known(cell));
+            let pairs = pairs.map(|(key, cell)| ((*key).to_owned(), value(cell)));
             serde_json::Value::Object(pairs.collect())
         });
         let json = serde_json::to_string_pretty(&objects.collect::<Vec<_>>());

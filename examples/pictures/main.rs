@@ -5,6 +5,7 @@
 //!   data          what is trained on: some of every source, and what is held out
 //!   reconstruct   what autoencoders keep of a picture; their errors as a table
 //!   steps         one noise under several methods and numbers of steps
+//!   gallery       one picture for each prompt or class
 //!   held-out      captions that were not trained on, beside the nearest training pictures
 //!   quality       distance and accuracy against the number of evaluations: table, JSON and plot
 //!   segments      maps of classes to pictures
@@ -14,6 +15,7 @@
 
 mod common;
 mod data;
+mod gallery;
 mod held_out;
 mod plan;
 mod quality;
@@ -26,7 +28,8 @@ use std::path::Path;
 
 use pathline::{Error, Result};
 
-const COMMANDS: [&str; 6] = ["data", "reconstruct", "steps", "held-out", "quality", "segments"];
+const COMMANDS: [&str; 7] =
+    ["data", "reconstruct", "steps", "gallery", "held-out", "quality", "segments"];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -43,6 +46,7 @@ fn main() -> Result<()> {
         "data" => data::run(out, &plan::read(plan)?),
         "reconstruct" => reconstruct::run(out, &plan::read(plan)?),
         "steps" => steps::run(out, &plan::read(plan)?),
+        "gallery" => gallery::run(out, &plan::read(plan)?),
         "held-out" => held_out::run(out, &plan::read(plan)?),
         "quality" => quality::run(out, &plan::read(plan)?),
         "segments" => segments::run(out, &plan::read(plan)?),

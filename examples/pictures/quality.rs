@@ -74,6 +74,21 @@ struct Measured {
     seconds: f64,
 }
 
+impl Measured {
+    /// Pictures that no model drew.
+    fn of(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            steps: 0,
+            evaluations: 0,
+            frechet_own: f64::NAN,
+            kernel_own: f64::NAN,
+            accuracy: f64::NAN,
+            seconds: 0.0,
+        }
+    }
+}
+
 fn nan() -> f64 {
     f64::NAN
 }
@@ -115,18 +130,14 @@ pub(crate) fn run(out: &Path, plan: &Plan) -> Result<()> {
         let labels: Vec<u32> =
             few.iter().filter_map(|i| training.labels.get(*i).copied()).collect();
         let [frechet_own, kernel_own, accuracy] = measure(&training.batch(&few)?, &labels)?;
-        rows.insert(
-            0,
-            Measured {
-                name: floor.into(),
-                steps: 0,
-                evaluations: 0,
-                frechet_own,
-                kernel_own,
-                accuracy,
-                seconds: 0.0,
-            },
-        );
+        let row = Measured { frechet_own, kernel_own, accuracy, ..Measured::of(floor) };
+        rows.insert(0, row);
+    }
+    let itself = "all reference pictures";
+    if !reference.labels.is_empty() && !rows.iter().any(|row| row.name == itself) {
+        let labels: Vec<u32> = indices.iter().map(|i| reference.labels[*i]).collect();
+        let accuracy = quality::accuracy(&logits(&net, &reference.batch(&indices)?)?, &labels)?;
+        rows.insert(0, Measured { accuracy, ..Measured::of(itself) });
     }
     let mut models = Models::default();
     let is_there = |line: &&Line| plan::is_there(&line.name, &line.model);
@@ -206,7 +217,7 @@ fn plot(path: &Path, plan: &Plan, rows: &[Measured]) -> Result<()> {
             lines.entry(at).or_default().push(row);
         }
     }
-    let floor = rows.iter().find(|row| row.evaluations == 0);
+    let floor = rows.iter().find(|row| row.evaluations == 0 && row.frechet_own.is_finite());
     let most = rows.iter().map(|row| row.evaluations).max().unwrap_or(1).max(2) as f64;
     let panel = |title: &str, y: Scale, value: fn(&Measured) -> f64| {
         let layers = lines.iter().map(|(at, rows)| {
