@@ -130,6 +130,26 @@ fn a_seed_gives_its_picture_in_any_batch() {
 }
 
 #[test]
+fn a_run_stands_for_its_newest_checkpoint() {
+    let folder = Folder::new();
+    folder.sample(&["-o", "one.png"]).ok();
+    let checkpoint = folder.path("run/checkpoints/000010");
+    fs::create_dir_all(&checkpoint).unwrap();
+    std::os::unix::fs::symlink(MODEL, checkpoint.join("pretrained_model")).unwrap();
+    for named in ["run", "run/checkpoints/000010"] {
+        folder.sample(&["--model", named, "-o", "two.png"]).ok();
+        assert!(folder.picture("one.png") == folder.picture("two.png"), "{named}");
+        let report = folder.run(["inspect", named]).ok();
+        assert!(report.contains("StableDiffusionPipeline"), "{report}");
+    }
+    fs::remove_file(checkpoint.join("pretrained_model")).unwrap();
+    let error = folder.sample(&["--model", "run", "-o", "two.png"]).failed();
+    assert!(error.contains("model_index.json") && error.contains("checkpoints"), "{error}");
+    let error = folder.sample(&["--model", "nobody/nothing", "-o", "two.png"]).failed();
+    assert!(error.contains("nobody/nothing") && error.contains("nothing is downloaded"), "{error}");
+}
+
+#[test]
 fn threads_change_no_picture() {
     let folder = Folder::new();
     folder.sample(&["-o", "one.png", "--threads", "1"]).ok();

@@ -16,7 +16,8 @@ const STRENGTH: f64 = 0.75;
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 #[command(next_help_heading = "Picture")]
 pub(crate) struct Wish {
-    /// Model folder in diffusers' layout [default: policies/emoji-flow].
+    /// Model folder in diffusers' layout, a run of `train`, or a model in the Hugging Face cache, as
+    /// a folder or as org/name [default: policies/emoji-flow].
     #[arg(short, long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
     /// What the picture shows.
