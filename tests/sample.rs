@@ -144,7 +144,10 @@ fn a_run_stands_for_its_newest_checkpoint() {
     }
     fs::remove_file(checkpoint.join("pretrained_model")).unwrap();
     let error = folder.sample(&["--model", "run", "-o", "two.png"]).failed();
-    assert!(error.contains("model_index.json") && error.contains("checkpoints"), "{error}");
+    assert!(
+        error.contains("model_index.json") && error.contains("run/pretrained_model"),
+        "{error}"
+    );
     let error = folder.sample(&["--model", "nobody/nothing", "-o", "two.png"]).failed();
     assert!(error.contains("nobody/nothing") && error.contains("nothing is downloaded"), "{error}");
 }

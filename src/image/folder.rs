@@ -14,13 +14,16 @@
 //! not there. A safety checker is never run. Weights are safetensors, `.fp16` files where only those
 //! are there, and shards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::json;
+use super::pipeline::{DIFFUSION as WEIGHTS, MODEL};
+use super::tokenizer::Tokenizer;
 use crate::tensors::folder::{self, Kind};
 use crate::tensors::weights::Weights;
 use crate::{Error, Result};
@@ -203,6 +206,33 @@ impl Folder {
                 .map_err(|e| Error::config(self.dir.join(INDEX), format!("{key}: {e}"))),
         }
     }
+}
+
+/// What a training starts from: the weights of the networks that were trained together, each named
+/// `<component>.<name>` with the denoiser as `unet`, and the tokenizer if there is one.
+///
+/// # Errors
+/// When the folder `dir`, or the run, holds no model, or a file cannot be read.
+pub fn trained_parts(
+    dir: &Path,
+    device: &Device,
+) -> Result<(HashMap<String, Tensor>, Option<Tokenizer>)> {
+    let folder = Folder::open(dir)?;
+    let mut all = HashMap::new();
+    for (component, stem) in [
+        ("unet", WEIGHTS),
+        ("transformer", WEIGHTS),
+        ("text_encoder", MODEL),
+        ("segmentation_rescaler", WEIGHTS),
+    ] {
+        let Some(dir) = folder.component(component) else { continue };
+        let component = if component == "transformer" { "unet" } else { component };
+        for (name, tensor) in weights(&dir, stem)?.read_all(device)? {
+            all.insert(format!("{component}.{name}"), tensor.to_dtype(DType::F32)?);
+        }
+    }
+    let tokenizer = folder.component("tokenizer").map(|dir| Tokenizer::open(&dir)).transpose()?;
+    Ok((all, tokenizer))
 }
 
 /// The weights of a component: in f32, or of the variant `fp16` where only that is there.

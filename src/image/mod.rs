@@ -25,7 +25,7 @@ pub mod tokenizer;
 mod walk;
 mod write;
 
-pub use folder::{Defaults, FOLDER, Folder};
+pub use folder::{Defaults, FOLDER, Folder, trained_parts};
 pub use methods::names as method_names;
 pub use network::{interval_velocity, network_times};
 pub use pipeline::Pipeline;

@@ -51,11 +51,12 @@ pub(super) enum Encoder {
 }
 
 impl Conditions {
-    /// `factor` is that of the pictures' sides to the latents'.
+    /// `factor` is that of the pictures' sides to the latents'; a `tokenizer` that is given is not trained.
     pub(super) fn new(
         config: &ConditionConfig,
         pictures: &Pictures,
         factor: usize,
+        tokenizer: Option<Tokenizer>,
     ) -> Result<Self> {
         let missing = |what: &str| {
             Error::Invalid(format!("model.condition: expected pictures with {what}, got none"))
@@ -75,11 +76,9 @@ impl Conditions {
                 // The vocabulary may know the words of captions that are held out: they are parts of
                 // others.
                 let length = encoder.max_position_embeddings;
-                let tokenizer = Tokenizer::train(
-                    pictures.captions.iter().map(String::as_str),
-                    *vocab_size,
-                    length,
-                )?;
+                let texts = pictures.captions.iter().map(String::as_str);
+                let train = || Tokenizer::train(texts, *vocab_size, length);
+                let tokenizer = tokenizer.map_or_else(train, Ok)?;
                 let config = ClipTextConfig {
                     vocab_size: tokenizer.vocab_size(),
                     eos_token_id: tokenizer.eos(),

@@ -63,11 +63,16 @@ impl<'a> DenoiserJob<'a> {
         let autoencoder = model.autoencoder.as_deref();
         let latents = Latents::new(pictures, &recipe.augment, autoencoder, device)?;
         let factor = latents.autoencoder().map_or(1, |net| net.downsampling());
-        let conditions = Conditions::new(&model.condition, pictures, factor)?;
+        let from = model.init_from.as_deref().map(|dir| image::trained_parts(dir, device));
+        let (weights, tokenizer) = from.transpose()?.unzip();
+        let conditions = Conditions::new(&model.condition, pictures, factor, tokenizer.flatten())?;
         let params = Params::new(recipe.train.seed);
         let vb = params.builder(device);
         let net = DenoiserNet::load(&model.network, vb.pp(NETWORK))?;
         let encoder = conditions.encoder(&vb)?;
+        if let Some(weights) = &weights {
+            params.assign(weights)?;
+        }
         let adam = AdamW::new(recipe.optimizer.clone(), params.named())?;
         let [channels, ..] = latents.shape();
         if model.network.out_channels() != channels {

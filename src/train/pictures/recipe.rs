@@ -99,6 +99,10 @@ pub struct DenoiserModel {
     pub autoencoder: Option<PathBuf>,
     /// The network, as its `config.json` will be.
     pub network: DenoiserConfig,
+    /// Weights to start from instead of random ones, and the words of its tokenizer: the folder of a
+    /// model with the same networks, or a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<PathBuf>,
     /// What it is told.
     pub condition: ConditionConfig,
     /// Path, target, times and weights.
