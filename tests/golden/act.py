@@ -39,6 +39,8 @@ from lerobot.policies.act.modeling_act import ACTPolicy, ACTTemporalEnsembler
 from lerobot.policies.act.processor_act import make_act_pre_post_processors
 from safetensors.torch import save_file
 
+from formula import formula
+
 SEED = 4
 BATCH = 2
 STATE, ENV, ACTION = "observation.state", "observation.environment_state", "action"
@@ -56,22 +58,6 @@ CASES = {
                      vision_backbone="resnet50", replace_final_stride_with_dilation=True,
                      temporal_ensemble_coeff=0.01, n_action_steps=1),
 }
-
-
-def formula(name, shape, offset, scale):
-    """offset + scale·(2u − 1) in f32, u the top 24 bits of splitmix64 over FNV-1a-64 of the name."""
-    h = 0xCBF29CE484222325
-    for byte in name.encode():
-        h = (h ^ byte) * 0x100000001B3 & (1 << 64) - 1
-    with np.errstate(over="ignore"):
-        index = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64)
-        z = np.uint64(h) + index * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-    u = (z >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
-    value = np.float32(offset) + np.float32(scale) * (np.float32(2) * u - np.float32(1))
-    return torch.from_numpy(value.reshape(shape))
 
 
 def rule(name, shape):

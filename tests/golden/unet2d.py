@@ -27,6 +27,8 @@ from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from safetensors.torch import save_file
 from torch import nn
 
+from formula import fnv, formula
+
 torch.set_num_threads(1)
 
 
@@ -105,27 +107,6 @@ CASES = {
                         norm_eps=1e-3),
                    [2, 2, 16, 16], [1, 77], {"class": [3, 1]}),
 }
-
-
-def fnv(data):
-    h = 0xCBF29CE484222325
-    for byte in data:
-        h = (h ^ byte) * 0x100000001B3 % 2**64
-    return h
-
-
-def formula(name, shape, offset, scale):
-    n = int(np.prod(shape, dtype=np.int64))
-    with np.errstate(over="ignore"):
-        z = np.uint64(fnv(name.encode())) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    u = (z >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
-    values = np.float32(offset) + np.float32(scale) * (np.float32(2) * u - np.float32(1))
-    return torch.from_numpy(values.reshape(shape))
 
 
 def rule(key, shape, tables):

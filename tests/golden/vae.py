@@ -29,6 +29,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from formula import formula
+
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 ATTN_DOWN, ATTN_UP = "AttnDownEncoderBlock2D", "AttnUpDecoderBlock2D"
 CASES = {
@@ -65,27 +67,6 @@ CASES = {
 }
 
 
-def fnv(data):
-    h = 0xCBF29CE484222325
-    for byte in data:
-        h = (h ^ byte) * 0x100000001B3 % 2**64
-    return h
-
-
-def formula(name, shape, offset, scale):
-    n = int(np.prod(shape, dtype=np.int64))
-    with np.errstate(over="ignore"):
-        z = np.uint64(fnv(name.encode())) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    u = (z >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
-    values = np.float32(offset) + np.float32(scale) * (np.float32(2) * u - np.float32(1))
-    return torch.from_numpy(values.reshape(shape)).double()
-
-
 def rule(name, shape):
     if name == "quantize.embedding.weight":
         return 0.0, (3.0 / shape[1]) ** 0.5
@@ -103,11 +84,11 @@ def network(case, kind, config):
 
 
 def picture(name, shape):
-    return formula(name, shape, 0.0, 1.0)
+    return formula(name, shape, 0.0, 1.0).double()
 
 
 def latent(name, shape):
-    return formula(name, shape, 0.0, 2.0)
+    return formula(name, shape, 0.0, 2.0).double()
 
 
 def outputs(case, net, kind, x, z):

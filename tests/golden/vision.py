@@ -25,7 +25,6 @@ import os
 import sys
 
 import lerobot
-import numpy as np
 import torch
 import torchvision
 from lerobot.policies.diffusion.modeling_diffusion import SpatialSoftmax, _replace_submodules
@@ -34,30 +33,11 @@ from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision.transforms import CenterCrop, Resize
 
+from formula import fnv, formula
+
 torch.manual_seed(0)
 torch.set_num_threads(1)
 TENSORS, METADATA = {}, {}
-
-
-def fnv(data):
-    h = 0xCBF29CE484222325
-    for byte in data:
-        h = (h ^ byte) * 0x100000001B3 % 2**64
-    return h
-
-
-def formula(name, shape, offset, scale):
-    n = int(np.prod(shape, dtype=np.int64))
-    with np.errstate(over="ignore"):
-        z = np.uint64(fnv(name.encode())) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    u = (z >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
-    values = np.float32(offset) + np.float32(scale) * (np.float32(2) * u - np.float32(1))
-    return torch.from_numpy(values.reshape(shape))
 
 
 def rule(name, shape):
