@@ -68,7 +68,8 @@ fn colours_are_those_of_the_prompt_and_the_paper_is_white() {
             let right = match prompt.split(' ').next().unwrap() {
                 "blue" => blue > 1.3 * red,
                 "red" => red > 1.5 * green && red > 1.5 * blue,
-                "green" => green > 1.3 * red && green > 1.3 * blue,
+                // A lime: it was never seen, and yellow hearts are near.
+                "green" => green > 1.1 * red && green > 1.5 * blue,
                 _ => red.max(green).max(blue) < 120.0,
             };
             assert!(right && share > 0.2, "{prompt}: {red} {green} {blue} {share}");

@@ -24,6 +24,7 @@
     clippy::arithmetic_side_effects
 )]
 
+use super::flaw::Flawed;
 use super::joining::{Joining, Mode};
 use super::timeline::Timeline;
 use crate::{Error, Result};
@@ -76,8 +77,7 @@ pub struct Executor {
     delays: [u64; SAMPLES],
     /// Where the next delay goes.
     next: usize,
-    #[cfg(test)]
-    pub(super) flaw: Option<ExecutorFlaw>,
+    pub(super) flawed: Flawed<ExecutorFlaw>,
 }
 
 impl Executor {
@@ -121,8 +121,7 @@ impl Executor {
             asked: None,
             delays: [0; SAMPLES],
             next: 0,
-            #[cfg(test)]
-            flaw: None,
+            flawed: Flawed::default(),
         })
     }
 
@@ -131,8 +130,8 @@ impl Executor {
     pub fn ask(&mut self, timeline: &Timeline, obs_seq: u64, tick: u64) -> Option<Ask> {
         if let Some(out) = self.out {
             let waited = tick.saturating_sub(out.tick);
-            let lost = waited >= self.patience && !self.broken(ExecutorFlaw::WaitsForever);
-            if !lost && !self.broken(ExecutorFlaw::TwoOut) {
+            let lost = waited >= self.patience && !self.flawed.by(ExecutorFlaw::WaitsForever);
+            if !lost && !self.flawed.by(ExecutorFlaw::TwoOut) {
                 return None;
             }
             self.lost = Some(out);
@@ -142,12 +141,14 @@ impl Executor {
         let left = timeline.remaining(tick);
         let due = match self.rule {
             Rule::Tick => true,
-            Rule::Empty => left == 0 || self.broken(ExecutorFlaw::Early),
+            Rule::Empty => left == 0 || self.flawed.by(ExecutorFlaw::Early),
             Rule::Left(rows) => left <= rows,
             Rule::InTime => left <= self.expected_delay(),
             Rule::Every(rows) => {
-                let rows = rows.saturating_add(u64::from(self.broken(ExecutorFlaw::OneStepLate)));
-                let rows = rows.saturating_sub(u64::from(self.broken(ExecutorFlaw::OneStepEarly)));
+                let rows =
+                    rows.saturating_add(u64::from(self.flawed.by(ExecutorFlaw::OneStepLate)));
+                let rows =
+                    rows.saturating_sub(u64::from(self.flawed.by(ExecutorFlaw::OneStepEarly)));
                 left == 0 || self.asked.is_none_or(|asked| timeline.played(asked, tick) >= rows)
             }
         };
@@ -170,12 +171,12 @@ impl Executor {
         }
         let Some(asked) = asked else { return };
         self.lost = self.lost.filter(|lost| lost.obs_seq > obs_seq);
-        if warm_up && !self.broken(ExecutorFlaw::CountsWarmUp) {
+        if warm_up && !self.flawed.by(ExecutorFlaw::CountsWarmUp) {
             return;
         }
         let ran = usize::try_from(consumed).is_ok_and(|consumed| consumed < asked.left);
-        let ran = ran || self.broken(ExecutorFlaw::RowsOnly);
-        let ran = ran && !self.broken(ExecutorFlaw::TicksOnly);
+        let ran = ran || self.flawed.by(ExecutorFlaw::RowsOnly);
+        let ran = ran && !self.flawed.by(ExecutorFlaw::TicksOnly);
         let delay = if ran { consumed } else { tick.saturating_sub(asked.tick) };
         if let Some(slot) = self.delays.get_mut(self.next) {
             *slot = delay;
@@ -186,7 +187,7 @@ impl Executor {
     /// The largest of the last delays, in rows, and at most a chunk; 0 before the first answer.
     pub fn expected_delay(&self) -> usize {
         let last = self.next.checked_sub(1).unwrap_or(SAMPLES.saturating_sub(1));
-        let most = if self.broken(ExecutorFlaw::LastOnly) {
+        let most = if self.flawed.by(ExecutorFlaw::LastOnly) {
             self.delays.get(last).copied().unwrap_or(0)
         } else {
             self.delays.iter().copied().max().unwrap_or(0)
@@ -201,24 +202,12 @@ impl Executor {
 
     /// An episode begins: what was asked is forgotten, what was measured is not.
     pub fn reset(&mut self) {
-        if self.broken(ExecutorFlaw::Forgets) {
+        if self.flawed.by(ExecutorFlaw::Forgets) {
             self.delays = [0; SAMPLES];
         }
         self.out = None;
         self.lost = None;
         self.asked = None;
-    }
-
-    /// True if a test broke this rule; constant in every other build.
-    #[cfg(test)]
-    fn broken(&self, flaw: ExecutorFlaw) -> bool {
-        self.flaw == Some(flaw)
-    }
-
-    #[cfg(not(test))]
-    #[allow(clippy::unused_self, reason = "the test build reads it")]
-    const fn broken(&self, _: ExecutorFlaw) -> bool {
-        false
     }
 }
 

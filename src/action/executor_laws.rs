@@ -124,7 +124,7 @@ fn run(seed: u64, flaw: Option<ExecutorFlaw>, line_flaw: Option<TimelineFlaw>) -
     let steps = joining.n_action_steps.unwrap_or(n_action_steps);
     let mut line = Timeline::new(1, horizon, 400, joining.join(n_action_steps));
     let mut executor = Executor::new(joining, horizon, n_action_steps, patience).unwrap();
-    (executor.flaw, line.flaw) = (flaw, line_flaw);
+    (executor.flawed, line.flawed) = (flaw.into(), line_flaw.into());
     let mut coming: Vec<(u64, Plan, bool)> = Vec::new();
     let (mut notes, mut tally) = (Notes::default(), Tally::default());
     let mut starved = 0;
@@ -325,10 +325,10 @@ fn every_broken_twin_is_caught() {
 
 #[test]
 fn a_robot_that_misses_ticks_counts_rows() {
-    let expected = |flaw| {
+    let expected = |flaw: Option<ExecutorFlaw>| {
         let mut line = Timeline::new(1, 16, 100, Join::Replace);
         let mut executor = Executor::new(Joining::default(), 16, 8, 50).unwrap();
-        executor.flaw = flaw;
+        executor.flawed = flaw.into();
         let plan = Plan { epoch: 1, chunk_seq: 1, obs_seq: 1, obs_tick: 0, horizon: 16 };
         assert_eq!(executor.ask(&line, 1, 0), Some(Ask { expected_delay: 0 }));
         line.load(plan, 0, std::iter::repeat_n(0.0, 16)).unwrap();

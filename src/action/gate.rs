@@ -16,6 +16,7 @@ mod checks;
 use super::chunk::ChunkView;
 use super::config::{GateConfig, Limit};
 use super::counters::{Counters, Reason, Verdict};
+use super::flaw::Flawed;
 #[cfg(test)]
 use super::joining::Join;
 use super::limit::limit;
@@ -129,8 +130,7 @@ pub struct Gate {
     bad: Option<(u64, u64)>,
     bad_in_a_row: u32,
     counters: Counters,
-    #[cfg(test)]
-    flaw: Option<Flaw>,
+    flawed: Flawed<Flaw>,
 }
 
 impl Gate {
@@ -165,8 +165,7 @@ impl Gate {
             bad: None,
             bad_in_a_row: 0,
             counters: Counters::default(),
-            #[cfg(test)]
-            flaw: None,
+            flawed: Flawed::default(),
             config,
         };
         gate.set_position(position)?;
@@ -180,7 +179,7 @@ impl Gate {
     /// [`Error::Invalid`] if `position` is not finite or not inside the limits; nothing changed then.
     pub fn reset(&mut self, position: &[f32]) -> Result<()> {
         self.set_position(position)?;
-        if !self.broken(Flaw::EpisodeKept) {
+        if !self.flawed.by(Flaw::EpisodeKept) {
             self.forget();
             self.seen.fill(None);
         }
@@ -198,7 +197,7 @@ impl Gate {
         }
         let seen = Seen { seq: obs_seq, tick };
         self.newest = Some(seen);
-        if self.broken(Flaw::RingGrows) {
+        if self.flawed.by(Flaw::RingGrows) {
             self.seen.push(Some(seen));
         }
         if let Some(slot) = self.slot(obs_seq).and_then(|i| self.seen.get_mut(i)) {
@@ -218,7 +217,7 @@ impl Gate {
         let verdict = match self.take(chunk, tick) {
             Ok(clamped) => Verdict::Accepted { clamped },
             Err(reason) => {
-                if self.broken(Flaw::RefusalTouches) {
+                if self.flawed.by(Flaw::RefusalTouches) {
                     self.accepted_tick = tick;
                 }
                 if reason == Reason::NonFinite {
@@ -227,7 +226,7 @@ impl Gate {
                 Verdict::Rejected(reason)
             }
         };
-        if verdict.is_accepted() || !self.broken(Flaw::Uncounted) {
+        if verdict.is_accepted() || !self.flawed.by(Flaw::Uncounted) {
             self.counters.count(verdict);
         }
         verdict
@@ -251,7 +250,7 @@ impl Gate {
     pub fn step_at(&mut self, tick: u64, sub: u32) -> Command<'_> {
         let periods = self.config.commands_per_tick;
         let again = sub >= periods || self.stepped.is_some_and(|last| (tick, sub) <= last);
-        if again && !self.broken(Flaw::TickTwice) {
+        if again && !self.flawed.by(Flaw::TickTwice) {
             return self.command(tick, Source::Hold, false);
         }
         if self.stepped.is_none_or(|(last, _)| tick != last) {
@@ -259,7 +258,7 @@ impl Gate {
         }
         self.stepped = Some((tick, sub));
         let share = f64::from(sub.saturating_add(1)) / f64::from(periods);
-        let share = if self.broken(Flaw::NoInterpolation) { 1.0 } else { share };
+        let share = if self.flawed.by(Flaw::NoInterpolation) { 1.0 } else { share };
         let (limited, rests) = self.move_axes(share);
         let (source, state) = match self.playing {
             Some(row) => (Source::Chunk(row), GateState::Run),
@@ -326,8 +325,8 @@ impl Gate {
         let (row, _) = self.timeline.due(self.planned(tick))?;
         let silent = tick.saturating_sub(self.accepted_tick) > self.config.heartbeat;
         let stale = tick.saturating_sub(row.obs_tick) > self.config.max_obs_age;
-        let silent = silent && !self.broken(Flaw::NoHeartbeat);
-        let stale = stale && !self.broken(Flaw::AnyAge);
+        let silent = silent && !self.flawed.by(Flaw::NoHeartbeat);
+        let stale = stale && !self.flawed.by(Flaw::AnyAge);
         if self.state == GateState::Latched || silent || stale {
             return None;
         }
@@ -336,7 +335,7 @@ impl Gate {
 
     /// `tick`; a broken twin is one ahead.
     fn planned(&self, tick: u64) -> u64 {
-        tick.saturating_add(u64::from(self.broken(Flaw::NextRow)))
+        tick.saturating_add(u64::from(self.flawed.by(Flaw::NextRow)))
     }
 
     /// The first command of a tick: finds its row. Without one the plan is forgotten, so that only a new
@@ -347,17 +346,17 @@ impl Gate {
         self.from.copy_from_slice(last);
         self.playing = self.due(tick);
         let Some(row) = self.playing else {
-            if self.broken(Flaw::HoldCounts)
+            if self.flawed.by(Flaw::HoldCounts)
                 && let Some((row, _)) = self.timeline.due(tick)
             {
                 self.timeline.mark_executed(tick, &row);
             }
-            if !self.broken(Flaw::PlanKept) {
+            if !self.flawed.by(Flaw::PlanKept) {
                 self.timeline.clear();
             }
             return;
         };
-        let (no_limit, any) = (self.broken(Flaw::NoLimit), self.broken(Flaw::NotFinite));
+        let (no_limit, any) = (self.flawed.by(Flaw::NoLimit), self.flawed.by(Flaw::NotFinite));
         let values = self.timeline.due(self.planned(tick)).map_or(&[][..], |(_, values)| values);
         for (((to, value), l), from) in
             self.to.iter_mut().zip(values).zip(&self.config.limits).zip(&*self.from)
@@ -379,9 +378,9 @@ impl Gate {
     /// cut it, and whether all stand.
     fn move_axes(&mut self, share: f64) -> (bool, bool) {
         let (mut limited, mut rests) = (false, true);
-        let plays = self.playing.is_some() || self.broken(Flaw::HoldMoves);
-        let (no_limit, any) = (self.broken(Flaw::NoLimit), self.broken(Flaw::NotFinite));
-        let at_once = self.playing.is_none() && self.broken(Flaw::HoldAtOnce);
+        let plays = self.playing.is_some() || self.flawed.by(Flaw::HoldMoves);
+        let (no_limit, any) = (self.flawed.by(Flaw::NoLimit), self.flawed.by(Flaw::NotFinite));
+        let at_once = self.playing.is_none() && self.flawed.by(Flaw::HoldAtOnce);
         let targets = self.from.iter().zip(&*self.to);
         let each =
             self.setpoint.iter_mut().zip(&mut *self.axes).zip(&self.config.limits).zip(targets);
@@ -403,7 +402,7 @@ impl Gate {
 
     /// A latched gate stays so, whatever it does.
     fn state_or_latched(&self, state: GateState) -> GateState {
-        if self.state == GateState::Latched && !self.broken(Flaw::Unlatches) {
+        if self.state == GateState::Latched && !self.flawed.by(Flaw::Unlatches) {
             GateState::Latched
         } else {
             state
@@ -434,18 +433,6 @@ impl Gate {
         Ok(())
     }
 
-    /// True if a test took this check out; constant in every other build.
-    #[cfg(test)]
-    fn broken(&self, flaw: Flaw) -> bool {
-        self.flaw == Some(flaw)
-    }
-
-    #[cfg(not(test))]
-    #[allow(clippy::unused_self, reason = "the test build reads it")]
-    const fn broken(&self, _: Flaw) -> bool {
-        false
-    }
-
     /// True if only counters differ, and of a gate that was `faulty` fed what that leads to.
     #[cfg(test)]
     pub(super) fn same_but_counters(&self, before: &Self, faulty: bool) -> bool {
@@ -467,7 +454,7 @@ impl Gate {
             let join = if c.join == Join::Replace { Join::Keep } else { Join::Replace };
             self.timeline = Timeline::new(dim, c.max_horizon, c.observation_slots(), join);
         }
-        self.flaw = flaw;
+        self.flawed = flaw.into();
         self
     }
 }

@@ -10,6 +10,7 @@ mod chunk;
 mod config;
 mod counters;
 mod executor;
+mod flaw;
 mod gate;
 mod joining;
 mod limit;

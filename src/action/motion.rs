@@ -31,6 +31,7 @@
 )]
 
 use super::config::Limit;
+use super::flaw::Flawed;
 use super::limit::slew;
 
 /// Evaluations with which a place of rest is brought to where it should be.
@@ -47,8 +48,7 @@ pub(super) struct Axis {
     pub(super) a: f64,
     /// The last target, while there is one.
     aim: Option<f64>,
-    #[cfg(test)]
-    pub(super) flaw: Option<Flaw>,
+    pub(super) flawed: Flawed<Flaw>,
 }
 
 /// The limits of the differences, and their parts in units of the jerk.
@@ -95,7 +95,7 @@ impl Axis {
                 let most = brake.way_at_most(dv, exact);
                 let far = lo <= q - most && q + most <= hi;
                 let rest = || q + brake.way(dv, exact);
-                if far || (lo..=hi).contains(&rest()) || self.broken(Flaw::NoLookAhead) {
+                if far || (lo..=hi).contains(&rest()) || self.flawed.by(Flaw::NoLookAhead) {
                     (self.p, self.v, self.a) = (q, dv, exact);
                     return q as f32;
                 }
@@ -122,7 +122,7 @@ impl Axis {
             }
         });
         let next = match limit.velocity {
-            Some(velocity) if !self.broken(Flaw::NoVelocity) => slew(now, to, velocity),
+            Some(velocity) if !self.flawed.by(Flaw::NoVelocity) => slew(now, to, velocity),
             _ => to,
         };
         (self.p, self.v, self.a, self.aim) = (f64::from(next), 0.0, 0.0, None);
@@ -133,7 +133,7 @@ impl Axis {
         self.a = a;
         self.v += a;
         // Inside already; only the rounding of f64 is cut off here.
-        self.p = if self.broken(Flaw::NoLookAhead) {
+        self.p = if self.flawed.by(Flaw::NoLookAhead) {
             self.p + self.v
         } else {
             (self.p + self.v).max(lo).min(hi)
@@ -142,17 +142,17 @@ impl Axis {
 
     /// The smallest and the largest next acceleration that jerk, acceleration and velocity allow.
     fn range(&self, brake: &Brake) -> (f64, f64) {
-        let j = if self.broken(Flaw::NoJerk) { f64::INFINITY } else { brake.j };
-        let top = if self.broken(Flaw::NoAcceleration) { f64::INFINITY } else { brake.a };
+        let j = if self.flawed.by(Flaw::NoJerk) { f64::INFINITY } else { brake.j };
+        let top = if self.flawed.by(Flaw::NoAcceleration) { f64::INFINITY } else { brake.a };
         let mut highest = (self.a + j).min(top);
         let mut lowest = (self.a - j).max(-top);
-        if brake.too_fast(self.v, highest) && !self.broken(Flaw::NoVelocity) {
+        if brake.too_fast(self.v, highest) && !self.flawed.by(Flaw::NoVelocity) {
             highest = brake.g_inverse(brake.v - self.v);
         }
-        if brake.too_fast(-self.v, -lowest) && !self.broken(Flaw::NoVelocity) {
+        if brake.too_fast(-self.v, -lowest) && !self.flawed.by(Flaw::NoVelocity) {
             lowest = -brake.g_inverse(brake.v + self.v);
         }
-        if self.broken(Flaw::LateVelocity) {
+        if self.flawed.by(Flaw::LateVelocity) {
             highest = (self.a + j).min(top).min(brake.v - self.v);
             lowest = (self.a - j).max(-top).max(-brake.v - self.v);
         }
@@ -198,14 +198,14 @@ impl Axis {
         let (v, next) = (self.v + wish, self.p + self.v + wish);
         let most = brake.way_at_most(v, wish);
         let far = lo <= next - most && next + most <= hi;
-        if far || self.broken(Flaw::NoLookAhead) {
+        if far || self.flawed.by(Flaw::NoLookAhead) {
             return wish;
         }
         let at_wish = rest.unwrap_or_else(|| self.rest(wish, brake));
         if lo <= at_wish && at_wish <= hi {
             return wish;
         }
-        if self.broken(Flaw::LateLookAhead) && (lo..=hi).contains(&next) {
+        if self.flawed.by(Flaw::LateLookAhead) && (lo..=hi).contains(&next) {
             return wish;
         }
         let stop = brake.step(self.v, self.a);
@@ -220,18 +220,6 @@ impl Axis {
     fn rest(&self, a: f64, brake: &Brake) -> f64 {
         let v = self.v + a;
         self.p + v + brake.way(v, a)
-    }
-
-    /// True if a test took this check out; constant in every other build.
-    #[cfg(test)]
-    fn broken(&self, flaw: Flaw) -> bool {
-        self.flaw == Some(flaw)
-    }
-
-    #[cfg(not(test))]
-    #[allow(clippy::unused_self, reason = "the test build reads it")]
-    const fn broken(&self, _: Flaw) -> bool {
-        false
     }
 }
 

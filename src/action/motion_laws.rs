@@ -137,7 +137,7 @@ fn run(seed: u64, flaw: Option<Flaw>) -> Result<(), String> {
         _ => (l.lo + rng.unit() * (l.hi - l.lo)).clamp(l.lo, l.hi),
     };
     let mut axis = Axis::at(start);
-    axis.flaw = flaw;
+    axis.flawed = flaw.into();
     let mut judge = MotionJudge::new(start);
     let mut step = |axis: &mut Axis, target: Option<f32>| {
         let command = axis.step(target, &l);

@@ -35,6 +35,7 @@
     clippy::arithmetic_side_effects
 )]
 
+use super::flaw::Flawed;
 use super::joining::Join;
 
 /// Most ticks that a timeline remembers.
@@ -127,8 +128,7 @@ pub struct Timeline {
     /// The row that is being entered.
     scratch: Box<[f32]>,
     weights: Box<[[f32; 2]]>,
-    #[cfg(test)]
-    pub(super) flaw: Option<TimelineFlaw>,
+    pub(super) flawed: Flawed<TimelineFlaw>,
 }
 
 impl Timeline {
@@ -156,8 +156,7 @@ impl Timeline {
             log: vec![None; log].into_boxed_slice(),
             scratch: vec![0.0; dim].into_boxed_slice(),
             weights: weights.into_boxed_slice(),
-            #[cfg(test)]
-            flaw: None,
+            flawed: Flawed::default(),
         }
     }
 
@@ -167,7 +166,7 @@ impl Timeline {
     pub fn first_row(&self, plan: &Plan, now: u64) -> Option<usize> {
         let age = now.checked_sub(plan.obs_tick)?;
         let row = usize::try_from(self.skipped(plan.obs_tick, now)).ok()?;
-        let known = age <= self.memory || self.broken(TimelineFlaw::AnyAge);
+        let known = age <= self.memory || self.flawed.by(TimelineFlaw::AnyAge);
         let fits = plan.horizon <= self.max_horizon && known;
         (fits && self.fresh_rows(plan, row, now) > 0).then_some(row)
     }
@@ -207,13 +206,13 @@ impl Timeline {
         }
         let beyond = self.remaining(now).saturating_sub(entered);
         self.planned = kept.saturating_add(entered);
-        if self.broken(TimelineFlaw::PastStays) && self.first < now {
+        if self.flawed.by(TimelineFlaw::PastStays) && self.first < now {
             self.planned = self.planned.saturating_add(1);
             self.first = now.saturating_sub(1);
         } else {
             self.first = now;
         }
-        if self.broken(TimelineFlaw::OldRowsStay) {
+        if self.flawed.by(TimelineFlaw::OldRowsStay) {
             self.planned = self.planned.saturating_add(beyond);
         }
         self.plan = Some(plan);
@@ -239,7 +238,8 @@ impl Timeline {
     /// How many rows are planned from `tick` on, without a gap.
     pub fn remaining(&self, tick: u64) -> usize {
         let passed = tick.checked_sub(self.first).and_then(|n| usize::try_from(n).ok());
-        let passed = passed.map(|n| if self.broken(TimelineFlaw::GapCounts) { n / 2 } else { n });
+        let passed =
+            passed.map(|n| if self.flawed.by(TimelineFlaw::GapCounts) { n / 2 } else { n });
         passed.map_or(0, |n| self.planned.saturating_sub(n))
     }
 
@@ -281,10 +281,10 @@ impl Timeline {
     /// Forgets what is planned; the log stays.
     pub fn clear(&mut self) {
         self.plan = None;
-        if self.broken(TimelineFlaw::ClearKeeps) {
+        if self.flawed.by(TimelineFlaw::ClearKeeps) {
             return;
         }
-        if self.broken(TimelineFlaw::ClearsLog) {
+        if self.flawed.by(TimelineFlaw::ClearsLog) {
             self.log.fill(None);
         }
         self.planned = 0;
@@ -303,11 +303,11 @@ impl Timeline {
     fn skipped(&self, obs_tick: u64, now: u64) -> u64 {
         let played = self.played(obs_tick, now);
         let elapsed = now.saturating_sub(obs_tick);
-        if self.broken(TimelineFlaw::ElapsedTicks) {
+        if self.flawed.by(TimelineFlaw::ElapsedTicks) {
             elapsed
-        } else if self.broken(TimelineFlaw::FromTheTop) {
+        } else if self.flawed.by(TimelineFlaw::FromTheTop) {
             0
-        } else if self.broken(TimelineFlaw::NextRow) {
+        } else if self.flawed.by(TimelineFlaw::NextRow) {
             played.saturating_add(1)
         } else {
             played
@@ -317,7 +317,7 @@ impl Timeline {
     /// How many rows a chunk brings that enters at row `entry`.
     fn fresh_rows(&self, plan: &Plan, entry: usize, now: u64) -> usize {
         let rows = match self.join {
-            Join::Stop { rows } if !self.broken(TimelineFlaw::NoStop) => plan.horizon.min(rows),
+            Join::Stop { rows } if !self.flawed.by(TimelineFlaw::NoStop) => plan.horizon.min(rows),
             _ => plan.horizon,
         };
         let kept = if self.keeps() { self.remaining(now) } else { 0 };
@@ -328,12 +328,12 @@ impl Timeline {
 
     /// Whether rows that are planned stay where a new chunk has one, too.
     fn keeps(&self) -> bool {
-        self.join == Join::Keep && !self.broken(TimelineFlaw::KeepDrops)
+        self.join == Join::Keep && !self.flawed.by(TimelineFlaw::KeepDrops)
     }
 
     /// Puts the scratch row at `tick`; `mix` with what is planned there.
     fn enter(&mut self, plan: &Plan, tick: u64, index: usize, mix: bool) {
-        let swapped = self.broken(TimelineFlaw::WeightsSwapped);
+        let swapped = self.flawed.by(TimelineFlaw::WeightsSwapped);
         let Some(at) = slot_of(tick, self.slots.len()) else { return };
         let Some(slot) = self.slots.get_mut(at) else { return };
         let Some(start) = at.checked_mul(self.dim) else { return };
@@ -365,18 +365,6 @@ impl Timeline {
             }
             _ => values.for_each(|(to, new)| *to = *new),
         }
-    }
-
-    /// True if a test broke this rule; constant in every other build.
-    #[cfg(test)]
-    fn broken(&self, flaw: TimelineFlaw) -> bool {
-        self.flaw == Some(flaw)
-    }
-
-    #[cfg(not(test))]
-    #[allow(clippy::unused_self, reason = "the test build reads it")]
-    const fn broken(&self, _: TimelineFlaw) -> bool {
-        false
     }
 }
 

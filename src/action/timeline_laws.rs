@@ -166,7 +166,7 @@ fn run(seed: u64, flaw: Option<TimelineFlaw>) -> Judged<Tally> {
     let memory = 1 + rng.below(24);
     let join = random_join(&mut rng, max_horizon);
     let mut line = Timeline::new(dim, max_horizon, memory, join);
-    line.flaw = flaw;
+    line.flawed = flaw.into();
     let mut judge =
         Judge { join, max_horizon, memory, planned: BTreeMap::new(), played: BTreeMap::new() };
     // Chunks on their way: tick of arrival, plan, values.

@@ -227,9 +227,11 @@ pub fn trained_parts(
     ] {
         let Some(dir) = folder.component(component) else { continue };
         let component = if component == "transformer" { "unet" } else { component };
-        for (name, tensor) in weights(&dir, stem)?.read_all(device)? {
-            all.insert(format!("{component}.{name}"), tensor.to_dtype(DType::F32)?);
-        }
+        let read = weights(&dir, stem)?.read_all(device)?.into_iter();
+        let wide = read.map(|(name, tensor)| {
+            Ok((format!("{component}.{name}"), tensor.to_dtype(DType::F32)?))
+        });
+        all.extend(wide.collect::<Result<HashMap<_, _>>>()?);
     }
     let tokenizer = folder.component("tokenizer").map(|dir| Tokenizer::open(&dir)).transpose()?;
     Ok((all, tokenizer))

@@ -77,7 +77,7 @@ pub fn save_pipeline(dir: &Path, parts: &Parts) -> Result<()> {
     let mut index = Map::new();
     index.insert("_class_name".into(), OWN.into());
     index.insert("_diffusers_version".into(), "0.42.1".into());
-    let scheduler = scheduler(&parts.objective)?;
+    let scheduler = scheduler(&parts.objective, parts.autoencoder.is_some())?;
     scheduler.save(&dir.join("scheduler"))?;
     index.insert("scheduler".into(), json!(["diffusers", scheduler.class().name()]));
 
@@ -128,11 +128,14 @@ pub fn save_pipeline(dir: &Path, parts: &Parts) -> Result<()> {
     json::write(&dir.join(INDEX), &index)
 }
 
-/// The scheduler that walks the objective's path.
-fn scheduler(objective: &Objective) -> Result<Scheduler> {
+/// The scheduler that walks the objective's path, over pixels or latents.
+fn scheduler(objective: &Objective, latents: bool) -> Result<Scheduler> {
     match (&objective.path, objective.target) {
         (FlowPath::Straight, Target::Velocity) => Scheduler::flow(1.0),
-        (FlowPath::Discrete(table), target) => Scheduler::table(table.config(), target, None),
+        (FlowPath::Discrete(table), target) => {
+            let clip = clip(table.alphas_cumprod(), target, latents);
+            Scheduler::table(table.config(), target, clip)
+        }
         (path, target) => Err(Error::Invalid(format!(
             "objective: expected a path that diffusers has a scheduler for, straight with velocity or a \
              table (ddpm) with epsilon, sample or v_prediction, got {path:?} with {target:?}"
@@ -140,7 +143,30 @@ fn scheduler(objective: &Objective) -> Result<Scheduler> {
     }
 }
 
+/// What data are clipped to: ±1 for pixels, ±3 for latents, whose deviation is 1.
+///
+/// Where a table leaves next to no signal, a network of noise says nothing about the data: they are
+/// `(x_t − √(1 − ᾱ)·ε)/√ᾱ` with ᾱ near 0, and its error would fill the picture. Tables that keep signal
+/// to their end, as Stable Diffusion's, and other targets need no bound.
+fn clip(alphas_cumprod: &[f64], target: Target, latents: bool) -> Option<f64> {
+    let faint = alphas_cumprod.last().is_some_and(|last| *last < 1e-4);
+    (faint && target == Target::Noise).then_some(if latents { 3.0 } else { 1.0 })
+}
+
 /// Writes `config.json` into a folder.
 fn component(dir: &Path, config: &Value) -> Result<()> {
     json::write(&dir.join("config.json"), &config.as_object().cloned().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_are_clipped_where_noise_alone_is_left() {
+        assert_eq!(clip(&[0.9, 4e-5], Target::Noise, false), Some(1.0));
+        assert_eq!(clip(&[0.9, 2e-9], Target::Noise, true), Some(3.0));
+        assert_eq!(clip(&[0.9, 0.0047], Target::Noise, true), None);
+        assert_eq!(clip(&[0.9, 2e-9], Target::V, true), None);
+    }
 }

@@ -48,7 +48,7 @@ pub(super) fn erf(x: f32) -> f32 {
     let above = -2.101_024e-6 + s * above;
     let above = -5.692_506_5e-5 + s * above;
     let above = -7.349_906_3e-4 + s * above;
-    let above = -2.954_599_8e-3 + s * above;
+    let above = -2.954_6e-3 + s * above;
     let above = -1.609_603_3e-2 + s * above;
     let below = -2.133_740_6e-4 + s * -1.456_607_2e-5;
     let below = -1.682_827e-3 + s * below;

@@ -17,10 +17,10 @@ impl Gate {
     /// All checks of a chunk in their order, and the chunk into the timeline; the number of values that
     /// were clamped.
     pub(super) fn take(&mut self, chunk: &ChunkView<'_>, tick: u64) -> Result<u32, Reason> {
-        if self.state == GateState::Latched && !self.broken(Flaw::TakesLatched) {
+        if self.state == GateState::Latched && !self.flawed.by(Flaw::TakesLatched) {
             return Err(Reason::Latched);
         }
-        if chunk.dim != self.config.limits.len() && !self.broken(Flaw::AnyDim) {
+        if chunk.dim != self.config.limits.len() && !self.flawed.by(Flaw::AnyDim) {
             return Err(Reason::WrongDim);
         }
         let fits = (1..=self.config.max_horizon).contains(&chunk.horizon)
@@ -28,15 +28,15 @@ impl Gate {
         if !fits {
             return Err(Reason::WrongShape);
         }
-        if chunk.session != self.config.session && !self.broken(Flaw::AnySession) {
+        if chunk.session != self.config.session && !self.flawed.by(Flaw::AnySession) {
             return Err(Reason::WrongSession);
         }
         let (epoch, seq) = self.last.unwrap_or((chunk.epoch, 0));
-        if chunk.epoch < epoch && !self.broken(Flaw::AnyEpoch) {
+        if chunk.epoch < epoch && !self.flawed.by(Flaw::AnyEpoch) {
             return Err(Reason::StaleEpoch);
         }
         let old = chunk.seq == 0 || (chunk.epoch == epoch && chunk.seq <= seq);
-        if old && !self.broken(Flaw::AnySequence) {
+        if old && !self.flawed.by(Flaw::AnySequence) {
             return Err(Reason::OldSequence);
         }
         let (obs_tick, row) = self.check_observation(chunk, tick)?;
@@ -65,16 +65,16 @@ impl Gate {
         }
         let slot = self.slot(chunk.obs_seq).and_then(|i| self.seen.get(i)).copied().flatten();
         let seen = slot.filter(|s| s.seq == chunk.obs_seq).ok_or(Reason::UnknownObservation)?;
-        if seen.tick != chunk.obs_tick && !self.broken(Flaw::TrustedTick) {
+        if seen.tick != chunk.obs_tick && !self.flawed.by(Flaw::TrustedTick) {
             return Err(Reason::WrongTick);
         }
-        let obs_tick = if self.broken(Flaw::TrustedTick) { chunk.obs_tick } else { seen.tick };
+        let obs_tick = if self.flawed.by(Flaw::TrustedTick) { chunk.obs_tick } else { seen.tick };
         let age = tick.saturating_sub(seen.tick);
-        if age > self.config.max_obs_age && !self.broken(Flaw::AnyAge) {
+        if age > self.config.max_obs_age && !self.flawed.by(Flaw::AnyAge) {
             return Err(Reason::StaleObservation);
         }
         let older = self.last_obs_seq.is_some_and(|last| chunk.obs_seq < last);
-        if older && !self.broken(Flaw::OlderObservation) {
+        if older && !self.flawed.by(Flaw::OlderObservation) {
             return Err(Reason::OlderObservation);
         }
         let row = usize::try_from(self.timeline.played(obs_tick, tick));
@@ -89,7 +89,7 @@ impl Gate {
         let mut out = false;
         for (value, l) in chunk.values.iter().zip(self.config.limits.iter().cycle()) {
             let Some(inside) = limit(value, l.lo, l.hi) else {
-                if self.broken(Flaw::NotFinite) {
+                if self.flawed.by(Flaw::NotFinite) {
                     continue;
                 }
                 return Err(Reason::NonFinite);
@@ -113,7 +113,7 @@ impl Gate {
             let way = (f64::from(to) - f64::from(*now)).abs();
             l.jump.is_some_and(|jump| way > f64::from(jump))
         });
-        if far && !self.broken(Flaw::AnyJump) { Err(Reason::Discontinuous) } else { Ok(()) }
+        if far && !self.flawed.by(Flaw::AnyJump) { Err(Reason::Discontinuous) } else { Ok(()) }
     }
 
     /// Counts chunks that are not finite; a second copy of one does not count again.
