@@ -174,9 +174,12 @@ class Peer:
 
             self.pipe = None
             self.tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-            self.text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
-            self.unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
-            self.vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")
+            # As Pathline does: halves in the file, f32 in the computation.
+            half = os.path.exists(os.path.join(folder, "unet", "diffusion_pytorch_model.fp16.safetensors"))
+            load = lambda cls, part: cls.from_pretrained(folder, subfolder=part, variant="fp16" if half else None).float()
+            self.text_encoder = load(CLIPTextModel, "text_encoder")
+            self.unet = load(UNet2DConditionModel, "unet")
+            self.vae = load(AutoencoderKL, "vae")
             self.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
         else:
             from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -199,7 +202,8 @@ class Peer:
         with torch.no_grad():
             words = self.tokenizer([NEGATIVE, PROMPT], padding="max_length", truncation=True, return_tensors="pt")
             tokens = self.text_encoder(words.input_ids).last_hidden_state
-            self.scheduler.set_timesteps(steps)
+            # The folder's `uniform` schedule; diffusers' own ends a thousandth above 0.
+            self.scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
             for t in self.scheduler.timesteps:
                 negative, asked = self.unet(torch.cat([noise] * 2), t, encoder_hidden_states=tokens).sample.chunk(2)
                 velocity = negative + SCALE * (asked - negative)

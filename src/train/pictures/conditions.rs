@@ -82,6 +82,8 @@ impl Conditions {
                 let config = ClipTextConfig {
                     vocab_size: tokenizer.vocab_size(),
                     eos_token_id: tokenizer.eos(),
+                    bos_token_id: tokenizer.bos(),
+                    pad_token_id: tokenizer.pad(),
                     ..encoder.clone()
                 };
                 let captions = pictures.captions.iter().map(|caption| tokenizer.encode(caption));
