@@ -16,8 +16,8 @@
 
 use std::path::Path;
 
+use pathline::Result;
 use pathline::plot::{Row, Sheet};
-use pathline::{Error, Result};
 use serde::Deserialize;
 
 use crate::common::tiles;
@@ -37,9 +37,7 @@ pub(crate) struct Plan {
 }
 
 pub(crate) fn run(out: &Path, plan: &Plan) -> Result<()> {
-    let Some(&steps) = plan.line.steps.first() else {
-        return Err(Error::Invalid("line.steps: expected one number, got none".into()));
-    };
+    let steps = plan.line.first_steps()?;
     let mut models = Models::default();
     let mut all = Vec::new();
     for subject in &plan.subjects {

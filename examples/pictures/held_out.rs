@@ -44,11 +44,7 @@ pub(crate) struct Plan {
 
 pub(crate) fn run(out: &Path, plan: &Plan) -> Result<()> {
     let pictures = plan::pictures(&plan.recipe)?;
-    let steps = *plan
-        .line
-        .steps
-        .first()
-        .ok_or_else(|| Error::Invalid("line.steps: expected one number, got none".into()))?;
+    let steps = plan.line.first_steps()?;
     let known = Known::new(&pictures, pictures.training())?;
     let all = Known::new(&pictures, (0..pictures.len()).collect())?;
     let held_out = &pictures.held_out;

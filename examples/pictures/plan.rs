@@ -49,6 +49,14 @@ pub(crate) struct Line {
     pub(crate) eta: f64,
 }
 
+impl Line {
+    /// The number of steps of a plan that has one.
+    pub(crate) fn first_steps(&self) -> Result<usize> {
+        let none = || Error::Invalid("line.steps: expected one number, got none".into());
+        self.steps.first().copied().ok_or_else(none)
+    }
+}
+
 /// What a picture is to show: a prompt or a class.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

@@ -62,11 +62,7 @@ pub(crate) fn map_tile(size: [usize; 2], map: &[u8]) -> Tile {
 
 pub(crate) fn run(out: &Path, plan: &Plan) -> Result<()> {
     let pictures = Pictures::open(&plan.data)?;
-    let steps = *plan
-        .line
-        .steps
-        .first()
-        .ok_or_else(|| Error::Invalid("line.steps: expected one number, got none".into()))?;
+    let steps = plan.line.first_steps()?;
     let judge = Judge::new(&pictures)?;
     let mut models = Models::default();
     let mut rows = vec![
