@@ -340,7 +340,8 @@ fn a_survey_of_the_tensors_costs_no_memory() {
     let vb = VarBuilder::from_backend(Box::new(backend), DType::F32, Device::Cpu);
     let before = peak();
     let net = ActNet::load(&parse(text).unwrap(), vb).unwrap();
-    let grown = peak() - before;
+    // The kernel counts pages a processor at a time: its figure may step back a little.
+    let grown = peak().saturating_sub(before);
     println!("a survey of 0.57 G parameters: {} MB", grown >> 20);
     // Other tests run beside this one; a copy would be 2 GB.
     assert!(grown < 1 << 30, "{grown} bytes");
