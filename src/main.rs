@@ -79,6 +79,7 @@ fn end_quietly_without_reader() {
 fn main() -> ExitCode {
     end_quietly_without_reader();
     cli::threads::settle();
+    cli::memory::keep();
     // zenoh reports every refused connection as an error of its own; ours say what to do.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,zenoh=off"));

@@ -33,12 +33,12 @@ fn many_pixels_are_looked_at_in_little_memory() {
     // The twin: with a gradient in sight all scores are kept.
     let (same, all) = meter::peak(|| learning.forward(&x, None, None).unwrap());
     let scores = 2 * TOKENS * TOKENS * 4;
-    println!("scores {scores}, held {held} in blocks, {all} at once");
+    println!("scores {scores}, held {held} some queries at a time, {all} at once");
     assert!(held < 64 << 20, "{held}");
     assert!(all > 2 * scores, "{all}");
-    let bits = |x: &Tensor| {
-        let x = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        x.into_iter().map(f32::to_bits).collect::<Vec<_>>()
-    };
-    assert_eq!(bits(&out), bits(&same));
+    // Two programs for one formula, which add in different orders.
+    let gap = (&out - &same).unwrap().abs().unwrap().max_all().unwrap();
+    let largest = same.abs().unwrap().max_all().unwrap();
+    let gap = gap.to_scalar::<f32>().unwrap() / largest.to_scalar::<f32>().unwrap();
+    assert!(gap < 2e-6, "{gap}");
 }

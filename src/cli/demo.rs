@@ -13,6 +13,7 @@ use pathline::node::{
 use serde_json::json;
 use zenoh::Wait;
 
+use super::dtype::DtypeArgs;
 use super::join::{JoinArgs, RtcArgs};
 use super::load::{self, Card, Wish};
 use super::pictures::Pictures;
@@ -131,6 +132,7 @@ fn rollout(
         solver: args.solver.as_deref(),
         steps: args.steps,
         fps: Some(f64::from(FPS)),
+        dtype: DtypeArgs::default(),
         join: &args.join,
         rtc: &args.rtc,
     })?;

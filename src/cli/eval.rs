@@ -11,6 +11,7 @@ use pathline::train::eval::{EvalOptions, EvalReport, evaluate, seen};
 use pathline_sim::pusht::PushT;
 use serde::Serialize;
 
+use super::dtype::DtypeArgs;
 use super::join::{AskArgs, RtcArgs, modes};
 use super::study::Study;
 
@@ -60,6 +61,8 @@ pub(crate) struct EvalArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    dtype: DtypeArgs,
+    #[command(flatten)]
     ask: AskArgs,
     #[command(flatten)]
     rtc: RtcArgs,
@@ -92,7 +95,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
             "--latency-ms: expected 0 to 60000, got {ms:?}"
         );
     }
-    let policy = Policy::load(&args.policy, &device::cpu())?;
+    let policy = args.dtype.load(|| Policy::load(&args.policy, &device::cpu()))?;
     let solver = policy.solver(args.solver.as_deref(), args.steps)?;
     let rtc = args.rtc.over(&policy)?;
     let base = EvalOptions { rtc, ..EvalOptions::new(&policy, args.episodes, args.seed) };

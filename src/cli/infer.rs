@@ -12,6 +12,8 @@ use pathline::train::eval::observation;
 use pathline::{device, tensors};
 use pathline_sim::pusht::PushT;
 
+use super::dtype::DtypeArgs;
+
 /// Computes one action chunk from one observation.
 #[derive(clap::Args)]
 #[command(after_help = "Files (safetensors):
@@ -52,6 +54,8 @@ pub(crate) struct InferArgs {
     /// Solver steps; the policy's own if absent.
     #[arg(long)]
     steps: Option<usize>,
+    #[command(flatten)]
+    dtype: DtypeArgs,
     /// File to write.
     #[arg(long, value_name = "OUT")]
     out: PathBuf,
@@ -61,7 +65,7 @@ pub(crate) struct InferArgs {
 }
 
 pub(crate) fn run(args: &InferArgs) -> anyhow::Result<()> {
-    let policy = Policy::load(&args.policy, &device::cpu())?;
+    let policy = args.dtype.load(|| Policy::load(&args.policy, &device::cpu()))?;
     let signature = policy.signature();
     let solver = policy.solver(args.solver.as_deref(), args.steps)?;
     let history = match &args.observation {

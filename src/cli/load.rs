@@ -12,6 +12,7 @@ use pathline::policy::{Continuing, Draws, FOLDER, Policy, RtcConfig, Solver, Tra
 use pathline::tensors::{folder, weights::Weights};
 use serde::Deserialize;
 
+use super::dtype::DtypeArgs;
 use super::join::{JoinArgs, RtcArgs};
 
 /// Control rate of a policy that does not say one, Hz: PushT's.
@@ -97,6 +98,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) steps: Option<usize>,
     /// Control rate, Hz.
     pub(crate) fps: Option<f64>,
+    /// How weights are kept.
+    pub(crate) dtype: DtypeArgs,
     pub(crate) join: &'a JoinArgs,
     pub(crate) rtc: &'a RtcArgs,
 }
@@ -110,7 +113,7 @@ pub(crate) fn chunk_policy(wish: &Wish<'_>) -> anyhow::Result<Box<dyn ChunkPolic
     // A large file takes as long to digest as to read: beside the loading it costs no start-up.
     let (policy, sha256) = thread::scope(|scope| {
         let digest = scope.spawn(|| model_digest(folder));
-        (Policy::load(folder, &device::cpu()), digest.join())
+        (wish.dtype.load(|| Policy::load(folder, &device::cpu())), digest.join())
     });
     let policy = policy?;
     let sha256 = sha256.map_err(|_| anyhow::anyhow!("the digest's thread panicked"))??;

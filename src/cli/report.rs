@@ -121,6 +121,7 @@ mod tests {
             p50_ms: 1234.567,
             p90_ms: 12345.678,
             p99_ms: 12345.678,
+            p999_ms: 12345.678,
             max_ms: 120_000.0,
         };
         let smoothness = SmoothnessSummary {

@@ -11,6 +11,7 @@ use pathline::image::{Pictures, Pipeline, Request, Settings, output, pixels};
 use pathline::{device, node::Stop};
 use serde_json::json;
 
+use super::dtype::DtypeArgs;
 use super::sample_input::Inputs;
 use super::sample_output::Output;
 use super::sample_progress::{Bar, Preview, seconds};
@@ -60,6 +61,8 @@ pub(crate) struct SampleArgs {
     /// Write no settings into the PNG.
     #[arg(long, help_heading = "Output files")]
     disable_image_metadata: bool,
+    #[command(flatten, next_help_heading = "Options")]
+    dtype: DtypeArgs,
     /// Threads to compute with; all that there are if absent.
     #[arg(short, long, value_name = "N", help_heading = "Options")]
     threads: Option<usize>,
@@ -91,7 +94,7 @@ pub(crate) fn run(args: &SampleArgs) -> anyhow::Result<()> {
     ];
     output.check(&args.output, &others)?;
 
-    let pipeline = Pipeline::open(wish.model(), &device::cpu())?;
+    let pipeline = args.dtype.load(|| Pipeline::open(wish.model(), &device::cpu()))?;
     let load_s = started.elapsed().as_secs_f64();
     let mut files = Settings::default();
     inputs.name_in(&mut files);

@@ -8,6 +8,7 @@ use pathline::node::{Place, PolicyNode, ServeOptions};
 use zenoh::Wait;
 
 use super::bus::BusArgs;
+use super::dtype::DtypeArgs;
 use super::interrupt;
 use super::join::{JoinArgs, RtcArgs};
 use super::load::{self, Wish};
@@ -53,6 +54,8 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    dtype: DtypeArgs,
+    #[command(flatten)]
     join: JoinArgs,
     #[command(flatten)]
     rtc: RtcArgs,
@@ -67,6 +70,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         solver: args.solver.as_deref(),
         steps: args.steps,
         fps: args.fps,
+        dtype: args.dtype,
         join: &args.join,
         rtc: &args.rtc,
     })?;

@@ -11,7 +11,6 @@ use candle_core::{
 
 use super::gather::numbers;
 use super::group_norm::column_sums;
-use super::simd::vectorised;
 
 /// Adds `v` `[c]` or `[b, c]` to `x` `[b, .., c]`.
 pub(super) fn add_channels(x: &Tensor, v: &Tensor) -> TensorResult<Tensor> {
@@ -87,14 +86,9 @@ impl CustomOp1 for SumRows {
         let x = numbers(x, layout)?;
         let mut out = Vec::with_capacity(r * c);
         for x in x.chunks((n * c).max(1)) {
-            let sums = vectorised(
-                #[inline(always)]
-                || {
-                    column_sums(x, c, |row, sum| {
-                        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-                    })
-                },
-            );
+            let sums = column_sums(x, c, |row, sum| {
+                sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            });
             out.extend(sums.into_iter().map(|sum| sum as f32));
         }
         Ok((CpuStorage::F32(out), (r, c).into()))

@@ -5,11 +5,13 @@
 //! `models/attention_processor.py` (`to_q`, `to_k`, `to_v`, `to_out.0`); torch
 //! `nn.MultiheadAttention` (`in_proj_weight` of all three, `out_proj`).
 
-use candle_core::{Device, Result as TensorResult, Tensor};
+use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
+use super::attend::{Attend, Mask};
 use super::linear::Linear;
+use super::product::ours;
 use super::softmax::{softmax, widen};
 use crate::{Error, Result};
 
@@ -144,18 +146,29 @@ impl Attention {
             }
         }
         let (batch, t, _) = query.dims3()?;
-        let q = self.split(&self.to_q.forward(query)?)?;
-        let k = self.split(&self.to_k.forward(key)?)?;
-        let v = self.split(&self.to_v.forward(value)?)?;
-        let q = q.affine(1.0 / (self.dim_head as f64).sqrt(), 0.0)?;
-        let shape = (batch, self.heads, t, k.dim(2)?);
-        let mask = mask.map(|mask| {
-            let wrong = |_| Error::shape("attention mask", shape, mask.dims());
-            mask.broadcast_as(shape).map_err(wrong)
-        });
-        let learns = q.track_op() || k.track_op() || v.track_op();
-        let rows = if learns { t } else { block_rows(batch * self.heads * k.dim(2)?) };
-        let seen = in_blocks(&q, [&k, &v], mask.transpose()?.as_ref(), rows)?;
+        let q = self.to_q.forward(query)?;
+        let k = self.to_k.forward(key)?;
+        let v = self.to_v.forward(value)?;
+        let scale = 1.0 / (self.dim_head as f64).sqrt();
+        let shape = [batch, self.heads, t, k.dim(1)?];
+        if let Some(mask) = mask
+            && mask.broadcast_as(&shape[..]).is_err()
+        {
+            return Err(Error::shape("attention mask", shape, mask.dims()));
+        }
+        let learns = [&q, &k, &v].into_iter().chain(mask).any(Tensor::track_op);
+        if !learns && ours(&q) && ours(&k) && ours(&v) {
+            let mask = mask.map(|mask| Mask::new(mask, shape)).transpose()?;
+            let op = Attend { heads: self.heads, scale: scale as f32, mask };
+            let seen = q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &op)?;
+            return Ok(self.to_out.forward(&seen)?);
+        }
+        let [q, k, v] = [self.split(&q)?, self.split(&k)?, self.split(&v)?];
+        let mut scores = widen(&q.affine(scale, 0.0)?.matmul(&k.transpose(2, 3)?)?)?;
+        if let Some(mask) = mask {
+            scores = (&scores + mask.broadcast_as(&shape[..])?.to_dtype(scores.dtype())?)?;
+        }
+        let seen = softmax(&scores)?.to_dtype(v.dtype())?.matmul(&v)?;
         let joined = seen.transpose(1, 2)?.reshape((batch, t, self.heads * self.dim_head))?;
         Ok(self.to_out.forward(&joined)?)
     }
@@ -166,42 +179,6 @@ impl Attention {
         let x = x.reshape((batch, t, self.heads, self.dim_head))?;
         Ok(x.transpose(1, 2)?.contiguous()?)
     }
-}
-
-/// So many scores are held at a time where no gradient is wanted, if that is [`LEAST_ROWS`] queries.
-const SCORES: usize = 1 << 22;
-/// Blocks are at least half as long as this. Up to 64 rows the order of the additions would depend on
-/// their number (see `product.rs`); so it does not, and the bits are those of one block.
-const LEAST_ROWS: usize = 256;
-
-/// Queries in a block, where one of them has `scores` scores with all heads of the batch.
-fn block_rows(scores: usize) -> usize {
-    (SCORES / scores.max(1)).max(LEAST_ROWS)
-}
-
-/// `softmax(q·kᵀ + mask)·v` of all heads, `[b, heads, t, dim_head]`, for at most `rows` queries at a
-/// time, so that a large picture does not take the square of its pixels in memory.
-fn in_blocks(
-    q: &Tensor,
-    [k, v]: [&Tensor; 2],
-    mask: Option<&Tensor>,
-    rows: usize,
-) -> TensorResult<Tensor> {
-    let t = q.dim(2)?;
-    let count = t.div_ceil(rows.max(1)).max(1);
-    let keys = k.transpose(2, 3)?;
-    let block = |from: usize, rows: usize| {
-        let mut scores = widen(&q.narrow(2, from, rows)?.matmul(&keys)?)?;
-        if let Some(mask) = mask {
-            scores = (&scores + mask.narrow(2, from, rows)?.to_dtype(scores.dtype())?)?;
-        }
-        softmax(&scores)?.to_dtype(v.dtype())?.matmul(v)
-    };
-    if count == 1 {
-        return block(0, t);
-    }
-    let parts = (0..count).map(|i| block(i * t / count, (i + 1) * t / count - i * t / count));
-    Tensor::cat(&parts.collect::<TensorResult<Vec<_>>>()?, 2)
 }
 
 /// The additive mask `[t, t]` under which a query sees itself and what came before it.
@@ -215,45 +192,76 @@ pub fn causal_mask(t: usize, device: &Device) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
     use crate::flow::Noise;
 
-    fn normal(sample: u64, shape: (usize, usize, usize, usize)) -> Tensor {
-        let (a, b, c, d) = shape;
-        let z = Noise::new(1).normal(sample, 0, a * b * c * d);
+    fn normal(sample: u64, shape: &[usize]) -> Tensor {
+        let z = Noise::new(1).normal(sample, 0, shape.iter().product());
         Tensor::from_vec(z, shape, &Device::Cpu).unwrap()
     }
 
-    fn bits(x: &Tensor) -> Vec<u32> {
-        let x = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        x.into_iter().map(f32::to_bits).collect()
+    /// softmax(q·kᵀ/√d + mask)·v in f64, of heads that lie side by side.
+    fn exact(qkv: &[Tensor; 3], heads: usize, mask: Option<&Tensor>) -> Tensor {
+        let (b, t, width) = qkv[0].dims3().unwrap();
+        let split = |x: &Tensor| {
+            let x = x.to_dtype(DType::F64).unwrap();
+            let x = x.reshape((b, x.dim(1).unwrap(), heads, width / heads)).unwrap();
+            x.transpose(1, 2).unwrap().contiguous().unwrap()
+        };
+        let [q, k, v] = [split(&qkv[0]), split(&qkv[1]), split(&qkv[2])];
+        let scale = 1.0 / ((width / heads) as f64).sqrt();
+        let mut scores = (q.matmul(&k.t().unwrap()).unwrap() * scale).unwrap();
+        if let Some(mask) = mask {
+            scores = scores.broadcast_add(&mask.to_dtype(DType::F64).unwrap()).unwrap();
+        }
+        let seen = softmax(&scores).unwrap().matmul(&v).unwrap();
+        seen.transpose(1, 2).unwrap().reshape((b, t, width)).unwrap()
     }
 
+    fn numbers(x: &Tensor) -> Vec<f64> {
+        x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Sizes around those of blocks and panels, with a mask per key, per query, and none.
     #[test]
-    fn blocks_have_the_bits_of_the_whole() {
-        for (t, s, head, rows) in
-            [(1030, 1030, 8, 256), (700, 700, 40, 256), (513, 77, 16, 256), (900, 1300, 80, 300)]
-        {
-            let (q, k) = (normal(0, (2, 2, t, head)), normal(1, (2, 2, s, head)));
-            let v = normal(2, (2, 2, s, head));
-            let mask = normal(3, (2, 1, 1, s)).broadcast_as((2, 2, t, s)).unwrap();
-            for mask in [None, Some(&mask)] {
-                let whole = in_blocks(&q, [&k, &v], mask, t).unwrap();
-                let blocks = in_blocks(&q, [&k, &v], mask, rows).unwrap();
-                assert_eq!(bits(&whole), bits(&blocks), "{t} {s} {head}");
-                // The broken twin: blocks so short that gemm adds in another order.
-                if s > 512 && head <= 64 {
-                    let short = in_blocks(&q, [&k, &v], mask, 60).unwrap();
-                    assert_ne!(bits(&whole), bits(&short), "{t} {s} {head}");
-                }
+    fn one_operation_is_the_formula_and_a_sample_has_the_same_bits_in_any_batch() {
+        for (t, s, heads, d) in [(1, 1, 1, 1), (7, 5, 3, 8), (100, 77, 2, 40), (300, 1030, 1, 17)] {
+            let qkv = [(0, t), (1, s), (2, s)].map(|(i, n)| normal(i, &[2, n, heads * d]));
+            let per_key = normal(3, &[2, 1, 1, s]);
+            let per_query = normal(4, &[t, s]);
+            for mask in [None, Some(&per_key), Some(&per_query)] {
+                let run = |from: usize, count: usize| {
+                    let part = |x: &Tensor| x.narrow(0, from, count).unwrap().contiguous().unwrap();
+                    let mask = mask.map(|mask| match mask.rank() {
+                        4 => part(mask),
+                        _ => mask.clone(),
+                    });
+                    let mask = mask.map(|mask| Mask::new(&mask, [count, heads, t, s]).unwrap());
+                    let op = Attend { heads, scale: 1.0 / (d as f32).sqrt(), mask };
+                    let [q, k, v] = [part(&qkv[0]), part(&qkv[1]), part(&qkv[2])];
+                    q.apply_op3_no_bwd(&k, &v, &op).unwrap()
+                };
+                let both = run(0, 2);
+                let pairs = numbers(&both).into_iter().zip(numbers(&exact(&qkv, heads, mask)));
+                let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                assert!(worst < 3e-6, "{t} {s}: {worst}");
+                let apart = Tensor::cat(&[run(0, 1), run(1, 1)], 0).unwrap();
+                assert_eq!(numbers(&both), numbers(&apart), "{t} {s}");
             }
         }
     }
 
     #[test]
-    fn a_block_is_bounded_and_never_short() {
-        assert_eq!(block_rows(1 << 12), 1 << 10);
-        assert_eq!(block_rows(1 << 20), LEAST_ROWS);
-        assert_eq!(block_rows(0), SCORES);
+    fn a_query_that_sees_nothing_is_no_number_and_a_hidden_key_has_no_share() {
+        let qkv = [(0, 3), (1, 2), (2, 2)].map(|(i, n)| normal(i, &[1, n, 4]));
+        let hide = [0.0, f32::NEG_INFINITY, 0.0, 0.0, f32::NEG_INFINITY, f32::NEG_INFINITY];
+        let mask = Tensor::from_slice(&hide, (3, 2), &Device::Cpu).unwrap();
+        let mask = Some(Mask::new(&mask, [1, 1, 3, 2]).unwrap());
+        let op = Attend { heads: 1, scale: 1.0, mask };
+        let seen = numbers(&qkv[0].apply_op3_no_bwd(&qkv[1], &qkv[2], &op).unwrap());
+        assert_eq!(seen[..4], numbers(&qkv[2])[..4]);
+        assert!(seen[4..8].iter().all(|x| x.is_finite()) && seen[8..].iter().all(|x| x.is_nan()));
     }
 }

@@ -2,20 +2,23 @@
 //!
 //! candle's `conv_transpose1d` has no backward; the backward of its `conv1d` runs through it, and
 //! overflows (a panic with overflow checks) when the time axis is shorter than the kernel, as it is
-//! at the bottom of a UNet. Here the inputs that an output sees are gathered into one row
-//! `[b·time, input·kernel]` and multiplied by the weight as it lies in the checkpoint (PyTorch's
-//! `[out, input, kernel]`): forward and both gradients are matrix products, and the bits do not
-//! depend on the batch size (see `product.rs`).
+//! at the bottom of a UNet. Here time is a picture of one line with the channels last (`convolve.rs`):
+//! forward and both gradients are matrix products, and the bits do not depend on the batch size.
 
-use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::product::{Weight, product};
+use super::convolve::Kernel;
+use super::gather::numbers;
+use super::kernel::{self, Panels, Window, Windows};
+use super::product::{Weight, multiplied, product};
 
 /// PyTorch's `Conv1d` without groups or dilation.
 #[derive(Clone, Debug)]
 pub struct Conv1d {
-    weight: Weight,
+    weight: Kernel,
     bias: Tensor,
     /// Input channels, output channels, taps.
     sizes: [usize; 3],
@@ -37,13 +40,8 @@ impl Conv1d {
         let init = fan_in(input * kernel);
         let weight = vb.get_with_hints((out, input, kernel), "weight", init)?;
         let bias = vb.get_with_hints(out, "bias", init)?;
-        Ok(Self {
-            weight: Weight::new(weight)?,
-            bias,
-            sizes: [input, out, kernel],
-            stride,
-            padding,
-        })
+        let sizes = [input, out, kernel];
+        Ok(Self { weight: Kernel::new(weight)?, bias, sizes, stride, padding })
     }
 
     /// `x` `[b, input, time]` to `[b, out, (time + 2·padding − kernel)/stride + 1]`.
@@ -51,22 +49,34 @@ impl Conv1d {
     /// # Errors
     /// When a shape does not fit or the kernel is longer than the padded input.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_last(&x.transpose(1, 2)?)?.transpose(1, 2)
+    }
+
+    /// [`Self::forward`] with the channels last: `x` `[b, time, input]` to `[b, time', out]`.
+    ///
+    /// # Errors
+    /// When a shape does not fit or the kernel is longer than the padded input.
+    pub fn forward_last(&self, x: &Tensor) -> Result<Tensor> {
         let [input, out, kernel] = self.sizes;
-        let (batch, channels, time) = x.dims3()?;
+        let (batch, time, channels) = x.dims3()?;
         let padded = time + 2 * self.padding;
         if channels != input || padded < kernel {
             candle_core::bail!(
-                "conv1d: expected [b, {input}, at least {kernel} with padding], got {:?} and padding {}",
-                x.dims(),
+                "conv1d: expected [b, {input}, at least {kernel} with padding], got {batch}, \
+                 {channels}, {time} and padding {}",
                 self.padding
             );
         }
         let time_out = (padded - kernel) / self.stride + 1;
-        let x = pad_time(&x.transpose(1, 2)?, self.padding, self.padding)?;
-        let taps = taps(&x, kernel, self.stride, time_out)?;
-        let rows = taps.reshape((batch * time_out, input * kernel))?;
-        let y = self.weight.product(&rows)?.broadcast_add(&self.bias)?;
-        y.reshape((batch, time_out, out))?.transpose(1, 2)
+        let window = Window {
+            kernel: [1, kernel],
+            stride: [1, self.stride],
+            padding: [0, self.padding],
+            dilation: 1,
+            output: [1, time_out],
+        };
+        let y = self.weight.forward(&x.unsqueeze(1)?, window, Some(&self.bias))?;
+        y.reshape((batch, time_out, out))
     }
 }
 
@@ -86,17 +96,8 @@ pub struct Upsample1d {
 enum Taps {
     /// `[dim, dim, 4]`, as an optimiser changes it.
     Trained(Tensor),
-    /// `[dim, dim]` each: cut once, not at every call.
-    Fixed(Vec<Tensor>),
-}
-
-impl Taps {
-    fn get(&self, tap: usize) -> Result<Tensor> {
-        match self {
-            Self::Trained(weight) => weight.narrow(2, tap, 1)?.squeeze(2)?.contiguous(),
-            Self::Fixed(taps) => Ok(taps[tap].clone()),
-        }
-    }
+    /// The taps of even and of odd outputs, packed.
+    Packed([Arc<Panels>; 2]),
 }
 
 impl Upsample1d {
@@ -108,10 +109,16 @@ impl Upsample1d {
         let init = fan_in(dim * 4);
         let weight = vb.get_with_hints((dim, dim, 4), "weight", init)?;
         let bias = vb.get_with_hints(dim, "bias", init)?;
-        let mut taps = Taps::Trained(weight.clone());
-        if !weight.track_op() {
-            taps = Taps::Fixed((0..4).map(|tap| taps.get(tap)).collect::<Result<_>>()?);
-        }
+        // Taps 3 and 1, 2 and 0: from the first of them backwards by two.
+        let half = |start: usize| {
+            let strides = [4, -2, 4 * dim as isize];
+            let layout = kernel::Layout { outputs: dim, taps: 2, channels: dim, start, strides };
+            Weight::pack(&weight, layout)
+        };
+        let taps = match weight.track_op() || bias.track_op() || !super::product::ours(&weight) {
+            true => Taps::Trained(weight),
+            false => Taps::Packed([half(3)?, half(2)?]),
+        };
         Ok(Self { taps, bias })
     }
 
@@ -120,19 +127,71 @@ impl Upsample1d {
     /// # Errors
     /// When the shape is another.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, dim, time) = x.dims3()?;
+        self.forward_last(&x.transpose(1, 2)?)?.transpose(1, 2)
+    }
+
+    /// [`Self::forward`] with the channels last: `x` `[b, time, dim]` to `[b, 2·time, dim]`.
+    ///
+    /// # Errors
+    /// When the shape is another.
+    pub fn forward_last(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, time, dim) = x.dims3()?;
+        let x = x.contiguous()?;
+        let weight = match &self.taps {
+            Taps::Packed(halves) if !x.track_op() => {
+                let op = Interleaved { halves: halves.clone(), bias: self.bias.clone() };
+                return x.apply_op1_no_bwd(&op);
+            }
+            Taps::Packed(_) => candle_core::bail!("upsample1d: a fixed weight passes no gradient"),
+            Taps::Trained(weight) => weight,
+        };
         // Row i of the padded input is input i − 1.
-        let x = pad_time(&x.transpose(1, 2)?, 1, 1)?;
+        let x = x.pad_with_zeros(1, 1, 1)?;
         let phase = |first_row: usize, taps_of_rows: [usize; 2]| -> Result<Tensor> {
             let part = |offset: usize, tap: usize| -> Result<Tensor> {
                 let rows = x.narrow(1, first_row + offset, time)?.contiguous()?;
-                product(&rows.reshape((batch * time, dim))?, &self.taps.get(tap)?)
+                let weight = weight.narrow(2, tap, 1)?.squeeze(2)?.contiguous()?;
+                product(&rows.reshape((batch * time, dim))?, &weight)
             };
             let [first, second] = taps_of_rows;
             (part(0, first)? + part(1, second)?)?.broadcast_add(&self.bias)
         };
-        let both = Tensor::stack(&[phase(0, [3, 1])?, phase(1, [2, 0])?], 1)?;
-        both.reshape((batch, time * 2, dim))?.transpose(1, 2)
+        Tensor::stack(&[phase(0, [3, 1])?, phase(1, [2, 0])?], 1)?.reshape((batch, time * 2, dim))
+    }
+}
+
+/// `[b, time, dim]` to `[b, 2·time, dim]` with packed taps.
+struct Interleaved {
+    halves: [Arc<Panels>; 2],
+    bias: Tensor,
+}
+
+impl CustomOp1 for Interleaved {
+    fn name(&self) -> &'static str {
+        "upsample1d"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (batch, time, dim) = layout.shape().dims3()?;
+        if self.halves[0].inputs() != 2 * dim {
+            candle_core::bail!("upsample1d: expected other channels than {dim}");
+        }
+        let x = numbers(x, layout)?;
+        let half = |which: usize| {
+            let window = Window {
+                kernel: [1, 2],
+                stride: [1, 1],
+                padding: [0, 1 - which],
+                dilation: 1,
+                output: [1, time],
+            };
+            let rows = Windows::new(x, [batch, 1, time, dim], window);
+            multiplied(&rows, &self.halves[which], Some(&self.bias))
+        };
+        let (even, odd) = (half(0)?, half(1)?);
+        let rows = even.chunks(dim.max(1)).zip(odd.chunks(dim.max(1)));
+        let y = rows.flat_map(|(even, odd)| even.iter().chain(odd)).copied().collect();
+        Ok((CpuStorage::F32(y), (batch, 2 * time, dim).into()))
     }
 }
 
@@ -140,39 +199,4 @@ impl Upsample1d {
 fn fan_in(fan_in: usize) -> Init {
     let bound = 1.0 / (fan_in as f64).sqrt();
     Init::Uniform { lo: -bound, up: bound }
-}
-
-/// `x` `[b, time, c]` with zeros before and after in time.
-fn pad_time(x: &Tensor, before: usize, after: usize) -> Result<Tensor> {
-    if before + after == 0 {
-        return x.contiguous();
-    }
-    x.contiguous()?.pad_with_zeros(1, before, after)
-}
-
-/// The `kernel` inputs that each output sees: `x` `[b, time, c]` to `[b, time_out, c, kernel]`.
-///
-/// Tap j of output i is input `i·stride + j`. Time is folded to `[rows, stride]`, so that a strided
-/// tap is a column, and slicing (which has a backward pass) is enough.
-fn taps(x: &Tensor, kernel: usize, stride: usize, time_out: usize) -> Result<Tensor> {
-    let (batch, time, channels) = x.dims3()?;
-    if kernel == 1 && stride == 1 {
-        return x.unsqueeze(3);
-    }
-    let rows = time_out + (kernel - 1) / stride;
-    let x = match rows * stride {
-        wanted if wanted > time => x.pad_with_zeros(1, 0, wanted - time)?,
-        wanted => x.narrow(1, 0, wanted)?,
-    };
-    let folded = x.contiguous()?.reshape((batch, rows, stride, channels))?;
-    let taps = (0..kernel)
-        .map(|j| {
-            folded
-                .narrow(2, j % stride, 1)?
-                .squeeze(2)?
-                .narrow(1, j / stride, time_out)?
-                .contiguous()
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Tensor::stack(&taps, 3)
 }

@@ -1,29 +1,20 @@
 //! Convolutions over pictures as one matrix product each, with a backward pass.
 //!
 //! The backward pass of candle's `conv2d` takes the padding of the width from the height, and fails
-//! with a stride where only one of them is odd. Here the pixels that an output sees are gathered into
-//! one row `[b·h·w, kernel·kernel·input]` of a picture with the channels last, and multiplied by the
-//! weight, as `conv.rs` does it over time: forward and both gradients are matrix products, and the
-//! bits do not depend on the batch size (see `product.rs`). The rows are gathered for some lines of
-//! the output at a time: where no gradient is wanted, a large picture does not take nine times its
-//! memory. Source of the equation: PyTorch's `Conv2d`,
+//! with a stride where only one of them is odd. Here the channels lie last, forward and both gradients are
+//! matrix products (`convolve.rs`), and the bits do not depend on the batch size. Source of the equation:
+//! PyTorch's `Conv2d`,
 //!
 //! ```text
 //! y[o, i, j] = bias[o] + Σ weight[o, c, u, v]·x[c, i·stride + u·dilation − padding, j·stride + v·dilation − padding]
 //! ```
 
-use candle_core::{Result as TensorResult, Tensor};
+use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 
-use super::add_channels::add_channels;
-use super::convolve::Convolve;
-use super::gather::Gather;
-use super::product::Weight;
+use super::convolve::Kernel;
+use super::kernel::Window;
 use crate::{Error, Result};
-
-/// So many numbers are gathered at a time, or one line of the output if that is more. With a quarter
-/// of it a ResNet takes a tenth longer, with four times as many nothing is won.
-pub(super) const GATHERED: usize = 1 << 20;
 
 /// How the kernel goes over the picture, alike in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +43,6 @@ pub struct Conv2d {
     /// Input channels, output channels, taps on a side.
     sizes: [usize; 3],
     geometry: Geometry,
-}
-
-/// The weight of a [`Conv2d`].
-#[derive(Clone, Debug)]
-enum Kernel {
-    /// `[out, input, kernel, kernel]`, as an optimiser changes it.
-    Trained(Tensor),
-    /// Its inputs in the order of a gathered row, arranged once.
-    Fixed(Weight),
 }
 
 impl Conv2d {
@@ -98,11 +80,7 @@ impl Conv2d {
             )));
         }
         let weight = vb.get_with_hints((out, input, kernel, kernel), "weight", init)?;
-        let weight = match weight.track_op() {
-            true => Kernel::Trained(weight),
-            false => Kernel::Fixed(Weight::new(as_gathered(&weight)?)?),
-        };
-        Ok(Self { weight, bias: None, sizes, geometry })
+        Ok(Self { weight: Kernel::new(weight)?, bias: None, sizes, geometry })
     }
 
     /// `x` `[b, input, h, w]` to `[b, out, h', w']` with
@@ -122,50 +100,18 @@ impl Conv2d {
 
     /// [`Self::forward`] with the channels last: `x` `[b, h, w, input]` to `[b, h', w', out]`.
     pub(crate) fn forward_last(&self, x: &Tensor) -> Result<Tensor> {
-        let &[batch, height, width, channels] = x.dims() else {
+        let &[_, height, width, channels] = x.dims() else {
             return Err(Error::shape("conv2d, channels last", self.expected(), x.dims()));
         };
-        let [input, out, kernel] = self.sizes;
-        let [lines, columns] = self.output([channels, height, width])?;
-        let x = x.contiguous()?;
-        let weight = match &self.weight {
-            Kernel::Fixed(weight) => weight.clone(),
-            Kernel::Trained(weight) if kernel > 1 => {
-                let op = Convolve { kernel, geometry: self.geometry, output: [lines, columns] };
-                let y = x.apply_op2(&weight.contiguous()?, op)?;
-                return Ok(match &self.bias {
-                    Some(bias) => add_channels(&y, bias)?,
-                    None => y,
-                });
-            }
-            Kernel::Trained(weight) => Weight::new(as_gathered(weight)?)?,
+        let Geometry { stride, padding, dilation } = self.geometry;
+        let window = Window {
+            kernel: [self.sizes[2]; 2],
+            stride: [stride; 2],
+            padding: [padding; 2],
+            dilation,
+            output: self.output([channels, height, width])?,
         };
-        let rows = match (kernel, self.geometry) {
-            (1, Geometry { stride: 1, padding: 0, .. }) => {
-                weight.product(&x.reshape((batch * height * width, input))?)?
-            }
-            _ => {
-                let total = batch * lines;
-                let step = (GATHERED / (columns * kernel * kernel * input)).max(1);
-                let parts = (0..total).step_by(step).map(|first| {
-                    let count = step.min(total - first);
-                    let gather = Gather {
-                        kernel,
-                        geometry: self.geometry,
-                        output: [lines, columns],
-                        first,
-                        count,
-                    };
-                    weight.product(&x.apply_op1(gather)?)
-                });
-                Tensor::cat(&parts.collect::<TensorResult<Vec<_>>>()?, 0)?
-            }
-        };
-        let rows = match &self.bias {
-            Some(bias) => add_channels(&rows, bias)?,
-            None => rows,
-        };
-        Ok(rows.reshape((batch, lines, columns, out))?)
+        Ok(self.weight.forward(x, window, self.bias.as_ref())?)
     }
 
     /// Height and width of the output for a picture of `[channels, height, width]`.
@@ -187,9 +133,4 @@ impl Conv2d {
         let padding = self.geometry.padding;
         format!("{input} channels of at least {reach}×{reach} pixels with padding {padding}")
     }
-}
-
-/// `[out, input, kernel, kernel]` with the inputs last, as a gathered row has them.
-fn as_gathered(weight: &Tensor) -> TensorResult<Tensor> {
-    weight.permute((0, 2, 3, 1))?.contiguous()
 }

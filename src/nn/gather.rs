@@ -9,7 +9,7 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-use super::conv2d::Geometry;
+use super::kernel::Window;
 
 /// From so many numbers on, the threads share the work.
 const SHARED: usize = 1 << 18;
@@ -17,10 +17,7 @@ const SHARED: usize = 1 << 18;
 /// `[b, h, w, c]` to the rows `[count·w', kernel·kernel·c]` of `count` lines of the output.
 #[derive(Clone, Copy)]
 pub(super) struct Gather {
-    pub(super) kernel: usize,
-    pub(super) geometry: Geometry,
-    /// Lines and columns of the output.
-    pub(super) output: [usize; 2],
+    pub(super) window: Window,
     /// The first line, counted over all pictures.
     pub(super) first: usize,
     pub(super) count: usize,
@@ -35,36 +32,42 @@ impl Gather {
         line: usize,
         mut run: impl FnMut(usize, usize, usize),
     ) {
-        let Geometry { stride, padding, dilation } = self.geometry;
-        let k = self.kernel;
+        let Window { kernel: [down, across], stride, padding, dilation, output } = self.window;
         // Taps that are neighbours in the picture go together.
-        let (together, apart) = if dilation == 1 { (k, 1) } else { (1, k) };
-        for (column, u) in (0..self.output[1]).flat_map(|column| (0..k).map(move |u| (column, u))) {
-            let y = line * stride + u * dilation;
-            if y < padding || y >= height + padding {
+        let (together, apart) = if dilation == 1 { (across, 1) } else { (1, across) };
+        for (column, u) in (0..output[1]).flat_map(|column| (0..down).map(move |u| (column, u))) {
+            let y = line * stride[0] + u * dilation;
+            if y < padding[0] || y >= height + padding[0] {
                 continue;
             }
             for v in 0..apart {
                 // Pixels of the padded picture, from `start`; those between padding and width exist.
-                let start = column * stride + v * dilation;
-                let (from, to) = (start.max(padding), (start + together).min(width + padding));
+                let start = column * stride[1] + v * dilation;
+                let (from, to) =
+                    (start.max(padding[1]), (start + together).min(width + padding[1]));
                 if from < to {
-                    let tap = (column * k + u) * k + v + (from - start);
-                    let pixel = (y - padding) * width + from - padding;
+                    let tap = (column * down + u) * across + v + (from - start);
+                    let pixel = (y - padding[0]) * width + from - padding[1];
                     run(tap * c, pixel * c, (to - from) * c);
                 }
             }
         }
     }
 
+    fn taps(&self) -> usize {
+        self.window.kernel[0] * self.window.kernel[1]
+    }
+
     fn line_length(&self, channels: usize) -> usize {
-        self.output[1] * self.kernel * self.kernel * channels
+        self.window.output[1] * self.taps() * channels
     }
 
     pub(super) fn gather<T: WithDType>(&self, x: &[T], [height, width, c]: [usize; 3]) -> Vec<T> {
         let line_length = self.line_length(c);
         let total = self.count * line_length;
-        let at = |i: usize| ((self.first + i) / self.output[0], (self.first + i) % self.output[0]);
+        let at = |i: usize| {
+            ((self.first + i) / self.window.output[0], (self.first + i) % self.window.output[0])
+        };
         // Even a pool of one thread is another thread.
         if total < SHARED || rayon::current_num_threads() == 1 {
             // The runs come in the order of the row, so that nothing need be cleared before.
@@ -96,9 +99,10 @@ impl Gather {
         let line_length = self.line_length(c);
         let mut x = vec![T::zero(); b * height * width * c];
         let scatter = |(picture, x): (usize, &mut [T])| {
-            let begin = picture * self.output[0];
+            let lines = self.window.output[0];
+            let begin = picture * lines;
             let from = begin.max(self.first);
-            let to = (begin + self.output[0]).min(self.first + self.count);
+            let to = (begin + lines).min(self.first + self.count);
             for line in from..to {
                 let row = &rows[(line - self.first) * line_length..];
                 self.runs([height, width, c], line - begin, |to, from, length| {
@@ -129,7 +133,7 @@ impl CustomOp1 for Gather {
             CpuStorage::F64(x) => CpuStorage::F64(self.gather(part(x, layout)?, size)),
             _ => candle_core::bail!("conv2d: expected f32 or f64"),
         };
-        Ok((rows, (self.count * self.output[1], self.kernel * self.kernel * c).into()))
+        Ok((rows, (self.count * self.window.output[1], self.taps() * c).into()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> TensorResult<Option<Tensor>> {

@@ -1,35 +1,81 @@
-//! Group normalisation with the channels last, and the SiLU behind it, in one pass over memory each
+//! Group normalisation with the channels last, and the activation behind it, in one pass over memory each
 //! way.
 //!
 //! Written with tensor operations the two take ten passes forward and twenty backward, which costs as
 //! much as the convolution that follows. For f32 on the CPU this is one operation:
 //!
 //! ```text
-//! x̂ = (x − mean)/√(var + eps),  z = weight·x̂ + bias,  y = z·sigmoid(z)        (Wu, He 2018)
-//! dz = dy·s·(1 + z·(1 − s)),  s = sigmoid(z)
+//! x̂ = (x − mean)/√(var + eps),  z = weight·x̂ + bias,  y = act(z)             (Wu, He 2018)
+//! SiLU: y = z·s,  dz = dy·s·(1 + z·(1 − s)),  s = sigmoid(z)
+//! Mish: y = z·w,  dz = dy·(w + z·4e·(e + 1)/(n + 2)²),  e = e^z,  n = e·(e + 2),  w = n/(n + 2)
 //! dx = (weight·dz − mean(weight·dz) − x̂·mean(weight·dz·x̂))/√(var + eps)      means over the group
 //! ```
 //!
-//! Sums run over 64 pixels in f32 and over those in f64.
+//! Sums run over 64 pixels in f32 and over those in f64, sixteen of them at a time, which is what threads
+//! share.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as TensorResult, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::gather::numbers;
-use super::simd::{sigmoid, vectorised};
+use super::simd::{exp, sigmoid, vectorised};
 
 /// So many pixels are summed in f32.
 const BLOCK: usize = 64;
-/// From so many numbers on, the threads share the samples.
+/// So many pixels are a thread's at a time.
+const SPAN: usize = 16 * BLOCK;
+/// From so many numbers on, the threads share the samples and pixels.
 const SHARED: usize = 1 << 16;
+
+/// What follows the normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    None,
+    Silu,
+    Mish,
+}
+
+impl Act {
+    /// Above it Mish is the identity to the last bit, and its exponential would overflow.
+    const LINEAR: f32 = 20.0;
+
+    #[inline(always)]
+    fn value(self, z: f32) -> f32 {
+        match self {
+            Self::None => z,
+            Self::Silu => z * sigmoid(z),
+            Self::Mish => {
+                let e = exp(z.min(Self::LINEAR));
+                let n = e * (e + 2.0);
+                z * (n / (n + 2.0))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn slope(self, z: f32) -> f32 {
+        match self {
+            Self::None => 1.0,
+            Self::Silu => {
+                let s = sigmoid(z);
+                s * (1.0 + z * (1.0 - s))
+            }
+            Self::Mish => {
+                let e = exp(z.min(Self::LINEAR));
+                let n = e * (e + 2.0);
+                let below = 1.0 / (n + 2.0);
+                n * below + z * (4.0 * e * (e + 1.0) * below * below)
+            }
+        }
+    }
+}
 
 /// `x` `[b, h, w, c]`, `weight` `[c]`, `bias` `[c]` to the shape of x.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NormSilu {
+pub(super) struct NormAct {
     pub(super) groups: usize,
     pub(super) eps: f64,
-    /// Whether SiLU follows.
-    pub(super) silu: bool,
+    pub(super) act: Act,
 }
 
 /// Per channel: what is taken away from x, and the factor that makes it x̂.
@@ -38,7 +84,7 @@ struct Moments {
     inverse: Vec<f32>,
 }
 
-impl NormSilu {
+impl NormAct {
     /// Per group, the sum over its channels of `sums` `[c]`.
     fn per_group(&self, sums: &[f64]) -> Vec<f64> {
         sums.chunks(sums.len() / self.groups).map(|group| group.iter().sum()).collect()
@@ -49,7 +95,6 @@ impl NormSilu {
         groups.iter().flat_map(|&value| std::iter::repeat_n(value as f32, size)).collect()
     }
 
-    #[inline(always)]
     fn moments(&self, x: &[f32], c: usize) -> Moments {
         let count = (x.len() / self.groups) as f64;
         let sums = column_sums(x, c, |row, sum| {
@@ -69,24 +114,15 @@ impl NormSilu {
     }
 
     /// One sample.
-    #[inline(always)]
     fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
         let c = weight.len();
         let Moments { mean, inverse } = self.moments(x, c);
         let scale: Vec<f32> = inverse.iter().zip(weight).map(|(i, w)| i * w).collect();
-        for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
-            let channels = x.iter().zip(y).zip(mean.iter().zip(&scale).zip(bias));
-            if self.silu {
-                channels.for_each(|((x, y), ((mean, scale), bias))| {
-                    let z = (x - mean) * scale + bias;
-                    *y = z * sigmoid(z);
-                });
-            } else {
-                channels.for_each(|((x, y), ((mean, scale), bias))| {
-                    *y = (x - mean) * scale + bias;
-                });
-            }
-        }
+        spans(x, y, c, |x, y| match self.act {
+            Act::None => normalised(x, y, [&mean, &scale, bias], |z| z),
+            Act::Silu => normalised(x, y, [&mean, &scale, bias], |z| Act::Silu.value(z)),
+            Act::Mish => normalised(x, y, [&mean, &scale, bias], |z| Act::Mish.value(z)),
+        });
     }
 
     /// One sample: the gradient of x, and what it adds to those of weight and bias.
@@ -104,7 +140,7 @@ impl NormSilu {
         for ((x, grad), dz) in
             x.chunks_exact(c).zip(grad.chunks_exact(c)).zip(dx.chunks_exact_mut(c))
         {
-            if !self.silu {
+            if self.act == Act::None {
                 dz.copy_from_slice(grad);
                 continue;
             }
@@ -113,8 +149,7 @@ impl NormSilu {
                 x.iter().zip(grad).zip(dz).zip(channels)
             {
                 let z = (x - mean) * (inverse * weight) + bias;
-                let s = sigmoid(z);
-                *dz = grad * (s * (1.0 + z * (1.0 - s)));
+                *dz = grad * self.act.slope(z);
             }
         }
         let d_bias = column_sums(dx, c, |row, sum| {
@@ -152,22 +187,77 @@ impl NormSilu {
     }
 }
 
-/// The sum over all pixels, per channel, of what `add` adds to the sums of a block.
+/// `act((x − mean)·scale + bias)` per channel.
 #[inline(always)]
-pub(super) fn column_sums(x: &[f32], c: usize, add: impl Fn(&[f32], &mut [f32])) -> Vec<f64> {
-    let mut all = vec![0.0; c];
-    let mut sums = vec![0f32; c];
-    for block in x.chunks(BLOCK * c) {
-        sums.fill(0.0);
-        block.chunks_exact(c).for_each(|row| add(row, &mut sums));
-        all.iter_mut().zip(&sums).for_each(|(all, sum)| *all += f64::from(*sum));
+fn normalised(
+    x: &[f32],
+    y: &mut [f32],
+    [mean, scale, bias]: [&[f32]; 3],
+    act: impl Fn(f32) -> f32,
+) {
+    let c = mean.len();
+    for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
+        let channels = x.iter().zip(y).zip(mean.iter().zip(scale).zip(bias));
+        channels.for_each(|((x, y), ((mean, scale), bias))| *y = act((x - mean) * scale + bias));
     }
-    all
 }
 
-impl CustomOp3 for NormSilu {
+/// Whether the threads share so many numbers.
+fn shared(count: usize) -> bool {
+    count >= SHARED && rayon::current_num_threads() > 1
+}
+
+/// Calls `work` with the same pixels of x and y, some at a time.
+fn spans(x: &[f32], y: &mut [f32], c: usize, work: impl Fn(&[f32], &mut [f32]) + Sync) {
+    let run = |(x, y): (&[f32], &mut [f32])| {
+        vectorised(
+            #[inline(always)]
+            || work(x, y),
+        );
+    };
+    let each = SPAN * c;
+    if shared(x.len()) {
+        x.par_chunks(each).zip(y.par_chunks_mut(each)).for_each(run);
+    } else {
+        x.chunks(each).zip(y.chunks_mut(each)).for_each(run);
+    }
+}
+
+/// The sum over all pixels, per channel, of what `add` adds to the sums of a block.
+pub(super) fn column_sums(
+    x: &[f32],
+    c: usize,
+    add: impl Fn(&[f32], &mut [f32]) + Sync,
+) -> Vec<f64> {
+    let span = |x: &[f32]| {
+        vectorised(
+            #[inline(always)]
+            || {
+                let mut all = vec![0.0; c];
+                let mut sums = vec![0f32; c];
+                for block in x.chunks(BLOCK * c) {
+                    sums.fill(0.0);
+                    block.chunks_exact(c).for_each(|row| add(row, &mut sums));
+                    all.iter_mut().zip(&sums).for_each(|(all, sum)| *all += f64::from(*sum));
+                }
+                all
+            },
+        )
+    };
+    let each = SPAN * c;
+    let parts: Vec<Vec<f64>> = match shared(x.len()) {
+        true => x.par_chunks(each).map(span).collect(),
+        false => x.chunks(each).map(span).collect(),
+    };
+    parts.into_iter().fold(vec![0.0; c], |mut all, part| {
+        all.iter_mut().zip(part).for_each(|(all, part)| *all += part);
+        all
+    })
+}
+
+impl CustomOp3 for NormAct {
     fn name(&self) -> &'static str {
-        "group-norm-silu"
+        "group-norm"
     }
 
     fn cpu_fwd(
@@ -184,13 +274,8 @@ impl CustomOp3 for NormSilu {
         let (weight, bias) = (numbers(weight, weight_layout)?, numbers(bias, bias_layout)?);
         let mut y = vec![0f32; x.len()];
         let sample = (x.len() / batch.max(1)).max(1);
-        let run = |(x, y): (&[f32], &mut [f32])| {
-            vectorised(
-                #[inline(always)]
-                || self.forward(x, weight, bias, y),
-            );
-        };
-        if x.len() < SHARED || rayon::current_num_threads() == 1 {
+        let run = |(x, y): (&[f32], &mut [f32])| self.forward(x, weight, bias, y);
+        if !shared(x.len()) {
             x.chunks(sample).zip(y.chunks_mut(sample)).for_each(run);
         } else {
             x.par_chunks(sample).zip(y.par_chunks_mut(sample)).for_each(run);
@@ -215,11 +300,11 @@ impl CustomOp3 for NormSilu {
 }
 
 /// `x`, weight and bias `[2c]`, the gradient of y: the three gradients behind each other.
-struct Gradients(NormSilu);
+struct Gradients(NormAct);
 
 impl CustomOp3 for Gradients {
     fn name(&self) -> &'static str {
-        "group-norm-silu-gradients"
+        "group-norm-gradients"
     }
 
     fn cpu_fwd(
@@ -243,7 +328,7 @@ impl CustomOp3 for Gradients {
                 || self.0.backward(x, [weight, bias], grad, d_x),
             )
         };
-        let sums: Vec<[Vec<f64>; 2]> = if x.len() < SHARED || rayon::current_num_threads() == 1 {
+        let sums: Vec<[Vec<f64>; 2]> = if !shared(x.len()) {
             x.chunks(sample).zip(grad.chunks(sample)).zip(d_x.chunks_mut(sample)).map(run).collect()
         } else {
             let samples = x.par_chunks(sample).zip(grad.par_chunks(sample));

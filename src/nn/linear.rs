@@ -6,7 +6,6 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::add_channels::add_channels;
 use super::product::Weight;
 
 /// The layer.
@@ -52,14 +51,11 @@ impl Linear {
     /// When the last dimension is another.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut dims = x.dims().to_vec();
+        let bias = self.bias.as_ref();
         let y = match *dims {
-            [_, _] => self.weight.product(x)?,
-            [.., input] => self.weight.product(&x.reshape(((), input))?)?,
+            [_, _] => self.weight.affine(x, bias)?,
+            [.., input] => self.weight.affine(&x.reshape(((), input))?, bias)?,
             [] => candle_core::bail!("linear: expected [.., input], got a scalar"),
-        };
-        let y = match &self.bias {
-            Some(bias) => add_channels(&y, bias)?,
-            None => y,
         };
         if let Some(last) = dims.last_mut() {
             *last = y.dim(1)?;

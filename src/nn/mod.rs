@@ -12,6 +12,7 @@
 
 pub mod activation;
 mod add_channels;
+mod attend;
 pub mod attention;
 pub mod batch_norm;
 pub mod clip;
@@ -26,6 +27,7 @@ pub mod embed;
 mod gated;
 mod gather;
 mod group_norm;
+mod kernel;
 pub mod linear;
 pub mod mlp;
 pub mod norm;
@@ -50,3 +52,6 @@ mod unet2d_config;
 mod unet2d_plan;
 mod unet2d_time;
 pub mod upsample;
+
+pub use kernel::{Storage, Work};
+pub use product::stored_as;

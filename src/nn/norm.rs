@@ -6,7 +6,8 @@
 use candle_core::{D, DType, Result as TensorResult, Tensor};
 use candle_nn::VarBuilder;
 
-use super::group_norm::NormSilu;
+use super::activation::mish;
+use super::group_norm::{Act, NormAct};
 use super::rows::NormRows;
 use super::softmax::widen;
 use crate::{Error, Result};
@@ -110,6 +111,17 @@ impl GroupNorm {
     /// When there are other channels or fewer than three dimensions.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let channels = self.weight.dim(0)?;
+        if let ([_, c, _, ..], DType::F32, true) = (x.dims(), x.dtype(), x.device().is_cpu())
+            && *c == channels
+            && x.elem_count() > 0
+        {
+            // The channels go last, where our networks have them anyway: then nothing is moved.
+            let order: Vec<usize> = [0].into_iter().chain(2..x.rank()).chain([1]).collect();
+            let last = x.permute(order)?;
+            let flat = last.contiguous()?.reshape((x.dim(0)?, 1, (), channels))?;
+            let back: Vec<usize> = [0, x.rank() - 1].into_iter().chain(1..x.rank() - 1).collect();
+            return Ok(self.last(&flat, Act::None)?.reshape(last.shape())?.permute(back)?);
+        }
         let mut per_channel = vec![1; x.rank()];
         match *x.dims() {
             [batch, c, _, ..] if c == channels => {
@@ -125,22 +137,31 @@ impl GroupNorm {
 
     /// [`Self::forward_last`], then SiLU: what stands before every convolution of a UNet or autoencoder.
     pub(crate) fn silu_last(&self, x: &Tensor) -> TensorResult<Tensor> {
-        self.last(x, true)
+        self.last(x, Act::Silu)
+    }
+
+    /// [`Self::forward_last`], then Mish, over a time axis: `x` `[b, t, channels]`.
+    pub(crate) fn mish_over_time(&self, x: &Tensor) -> TensorResult<Tensor> {
+        self.last(&x.unsqueeze(1)?, Act::Mish)?.squeeze(1)
     }
 
     /// [`Self::forward`] with the channels last: `x` `[b, h, w, channels]`, in f32 or f64.
     pub(crate) fn forward_last(&self, x: &Tensor) -> TensorResult<Tensor> {
-        self.last(x, false)
+        self.last(x, Act::None)
     }
 
-    fn last(&self, x: &Tensor, silu: bool) -> TensorResult<Tensor> {
+    fn last(&self, x: &Tensor, act: Act) -> TensorResult<Tensor> {
         if x.dtype() == DType::F32 && x.device().is_cpu() {
-            let op = NormSilu { groups: self.groups, eps: self.eps, silu };
+            let op = NormAct { groups: self.groups, eps: self.eps, act };
             let (weight, bias) = (self.weight.contiguous()?, self.bias.contiguous()?);
             return x.contiguous()?.apply_op3(&weight, &bias, op);
         }
         let y = self.plain_last(x)?;
-        if silu { y.silu() } else { Ok(y) }
+        match act {
+            Act::None => Ok(y),
+            Act::Silu => y.silu(),
+            Act::Mish => mish(&y),
+        }
     }
 
     /// The same of tensor operations, in any dtype and on any device.
@@ -205,20 +226,28 @@ mod tests {
         largest(&(a - b).unwrap()) / largest(b)
     }
 
-    /// Values and all three gradients, far from zero mean, with and without SiLU.
+    /// Values and all three gradients, far from zero mean, with each activation.
     #[test]
     fn the_fused_norm_is_the_plain_one() {
-        for (shape, groups, silu) in
-            [([3, 5, 7, 12], 4, true), ([2, 16, 16, 32], 32, true), ([1, 9, 1, 6], 1, false)]
-        {
+        for (shape, groups, act) in [
+            ([3, 5, 7, 12], 4, Act::Silu),
+            ([2, 16, 16, 32], 32, Act::Silu),
+            ([1, 9, 1, 6], 1, Act::None),
+            ([1, 1, 16, 24], 8, Act::Mish),
+            ([1, 70, 40, 32], 4, Act::Mish),
+        ] {
             let x = Var::from_tensor(&(normal(0, &shape) + 3.0).unwrap()).unwrap();
             let weight = Var::from_tensor(&normal(1, &shape[3..])).unwrap();
             let bias = Var::from_tensor(&normal(2, &shape[3..])).unwrap();
             let (w, b) = (weight.as_tensor().clone(), bias.as_tensor().clone());
             let norm = GroupNorm { weight: w, bias: b, groups, eps: 1e-5 };
-            let fused = norm.last(&x, silu).unwrap();
+            let fused = norm.last(&x, act).unwrap();
             let plain = norm.plain_last(&x).unwrap();
-            let plain = if silu { plain.silu().unwrap() } else { plain };
+            let plain = match act {
+                Act::None => plain,
+                Act::Silu => plain.silu().unwrap(),
+                Act::Mish => mish(&plain).unwrap(),
+            };
             assert!(gap(&fused, &plain) < 2e-6, "{}", gap(&fused, &plain));
             let seen = normal(4, &shape);
             let grads = |y: &Tensor| (y * &seen).unwrap().sum_all().unwrap().backward().unwrap();

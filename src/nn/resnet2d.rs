@@ -12,6 +12,7 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
+use super::add_channels::add_channels;
 use super::conv2d::{Conv2d, Geometry};
 use super::linear::Linear;
 use super::norm::GroupNorm;
@@ -97,7 +98,7 @@ impl ResnetBlock2d {
         let h = self.conv1.forward_last(&self.norm1.silu_last(x)?)?;
         let per_channel = match (&self.time_emb_proj, temb) {
             (Some(project), Some(temb)) if temb.rank() == 2 => {
-                Some(project.forward(&temb.silu()?)?.unsqueeze(1)?.unsqueeze(1)?)
+                Some(project.forward(&temb.silu()?)?)
             }
             (None, None) => None,
             (_, got) => {
@@ -111,13 +112,13 @@ impl ResnetBlock2d {
         let h = match per_channel {
             None => self.norm2.silu_last(&h)?,
             Some(shift) if !self.config.scale_shift => {
-                self.norm2.silu_last(&h.broadcast_add(&shift)?)?
+                self.norm2.silu_last(&add_channels(&h, &shift)?)?
             }
             Some(both) => {
-                let scale = both.narrow(3, 0, self.config.out)?;
-                let shift = both.narrow(3, self.config.out, self.config.out)?;
-                let h = self.norm2.forward_last(&h)?.broadcast_mul(&(scale + 1.0)?)?;
-                h.broadcast_add(&shift)?.silu()?
+                let out = self.config.out;
+                let scale = (both.narrow(1, 0, out)? + 1.0)?.unsqueeze(1)?.unsqueeze(1)?;
+                let h = self.norm2.forward_last(&h)?.broadcast_mul(&scale)?;
+                add_channels(&h, &both.narrow(1, out, out)?)?.silu()?
             }
         };
         let h = self.conv2.forward_last(&h)?;

@@ -38,6 +38,30 @@ fn sum(n: usize, term: impl Fn(usize) -> f32) -> f32 {
     lanes.iter().sum()
 }
 
+/// Puts `e^(x − max)` in the place of each number of a row, and gives back 1 by their sum; NaN where the row
+/// holds one, or no number above −∞.
+#[inline(always)]
+pub(super) fn exponentials(row: &mut [f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = row.as_chunks::<LANES>();
+    for chunk in whole {
+        for (max, x) in lanes.iter_mut().zip(chunk) {
+            *max = if *x > *max { *x } else { *max };
+        }
+    }
+    for (max, x) in lanes.iter_mut().zip(rest) {
+        *max = if *x > *max { *x } else { *max };
+    }
+    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    for x in &mut *row {
+        let below = *x - max;
+        // Beyond that `exp` stops; −∞ is no share at all, and NaN must not become one.
+        *x = if below < -87.0 { 0.0 } else { exp(below) + 0.0 * below };
+    }
+    let total = sum(row.len(), |i| row[i]);
+    if max.is_finite() { 1.0 / total } else { f32::NAN }
+}
+
 /// Calls `rows(first row, the rows' part of out)` for all rows, shared among threads where that pays.
 pub(super) fn by_rows(out: &mut [f32], c: usize, rows: impl Fn(usize, &mut [f32]) + Sync) {
     let each = ROWS * c.max(1);
@@ -198,21 +222,9 @@ impl CustomOp1 for SoftmaxRows {
                 #[inline(always)]
                 || {
                     for (row, y) in y.chunks_exact_mut(c).enumerate() {
-                        let x = &x[(first + row) * c..(first + row + 1) * c];
-                        let max = x.iter().fold(f32::NEG_INFINITY, |max, x| max.max(*x));
-                        for (y, x) in y.iter_mut().zip(x) {
-                            let below = x - max;
-                            // Beyond that `exp` stops; −∞ is no share at all.
-                            *y = if below < -87.0 { 0.0 } else { exp(below) };
-                        }
-                        let total = 1.0 / sum(c, |i| y[i]);
-                        // A row without a number is none: −∞ − −∞, or NaN.
-                        let total = if max.is_finite() && !x.iter().any(|x| x.is_nan()) {
-                            total
-                        } else {
-                            f32::NAN
-                        };
-                        y.iter_mut().for_each(|y| *y *= total);
+                        y.copy_from_slice(&x[(first + row) * c..(first + row + 1) * c]);
+                        let inverse = exponentials(y);
+                        y.iter_mut().for_each(|y| *y *= inverse);
                     }
                 },
             );

@@ -14,6 +14,7 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::activation::mish;
+use super::add_channels::add_channels;
 use super::conv::{Conv1d, Upsample1d};
 use super::embed::TimestepEmbedding;
 use super::linear::Linear;
@@ -186,26 +187,26 @@ impl UNet1d {
         // Every block applies Mish to the condition before its own linear layer: once is enough.
         let cond = mish(&Tensor::cat(&[&steps, global_cond], D::Minus1)?)?;
 
-        let mut h = x.transpose(1, 2)?;
+        // The channels lie last all the way, as they come.
+        let mut h = x.contiguous()?;
         let mut skips = Vec::with_capacity(self.down.len());
         for level in &self.down {
             h = level.blocks(&h, &cond)?;
             skips.push(h.clone());
             if let Some(resample) = &level.resample {
-                h = resample.forward(&h)?;
+                h = resample.forward_last(&h)?;
             }
         }
         for block in &self.mid {
             h = block.forward(&h, &cond)?;
         }
         for (level, skip) in self.up.iter().zip(skips.iter().rev()) {
-            h = level.blocks(&Tensor::cat(&[&h, skip], 1)?, &cond)?;
+            h = level.blocks(&Tensor::cat(&[&h, skip], 2)?, &cond)?;
             if let Some(resample) = &level.resample {
-                h = resample.forward(&h)?;
+                h = resample.forward_last(&h)?;
             }
         }
-        let h = self.final_conv.forward(&self.final_block.forward(&h)?)?;
-        Ok(h.transpose(1, 2)?.contiguous()?)
+        Ok(self.final_conv.forward_last(&self.final_block.forward(&h)?)?)
     }
 
     fn check(&self, x: &Tensor, t: &Tensor, global_cond: &Tensor) -> Result<()> {
@@ -256,8 +257,9 @@ impl ConvBlock {
         })
     }
 
+    /// `x` `[b, time, input]` to `[b, time, out]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(mish(&self.norm.forward(&self.conv.forward(x)?)?)?)
+        Ok(self.norm.mish_over_time(&self.conv.forward_last(x)?)?)
     }
 }
 
@@ -289,20 +291,20 @@ impl ResidualBlock {
         })
     }
 
-    /// `x` `[b, input, time]` to `[b, out, time]`; `cond` has been through Mish.
+    /// `x` `[b, time, input]` to `[b, time, out]`; `cond` has been through Mish.
     fn forward(&self, x: &Tensor, cond: &Tensor) -> Result<Tensor> {
         let h = self.conv1.forward(x)?;
-        let film = self.cond_encoder.forward(cond)?.unsqueeze(2)?;
+        let film = self.cond_encoder.forward(cond)?;
         let h = if self.with_scale {
-            let [scale, bias] =
-                [film.narrow(1, 0, h.dim(1)?)?, film.narrow(1, h.dim(1)?, h.dim(1)?)?];
-            h.broadcast_mul(&scale)?.broadcast_add(&bias)?
+            let c = h.dim(2)?;
+            let scaled = h.broadcast_mul(&film.narrow(1, 0, c)?.unsqueeze(1)?)?;
+            add_channels(&scaled, &film.narrow(1, c, c)?)?
         } else {
-            h.broadcast_add(&film)?
+            add_channels(&h, &film)?
         };
         let h = self.conv2.forward(&h)?;
         Ok(match &self.residual {
-            Some(conv) => (h + conv.forward(x)?)?,
+            Some(conv) => (h + conv.forward_last(x)?)?,
             None => (h + x)?,
         })
     }

@@ -29,6 +29,9 @@ pub struct LatencySummary {
     pub p90_ms: f64,
     /// 99th percentile.
     pub p99_ms: f64,
+    /// One in a thousand is longer.
+    #[serde(default)]
+    pub p999_ms: f64,
     /// Largest.
     pub max_ms: f64,
 }
@@ -67,6 +70,7 @@ impl Latency {
             p50_ms: at(0.5),
             p90_ms: at(0.9),
             p99_ms: at(0.99),
+            p999_ms: at(0.999),
             max_ms: self.micros.max() as f64 / 1e3,
         }
     }
