@@ -24,7 +24,7 @@ use pathline::nn::resnet::{Depth, Naming, ResNet, ResNetConfig, ResNetNorm};
 use pathline::nn::unet1d::{UNet1d, UNet1dConfig};
 use pathline::nn::unet2d::{UNet2d, UNet2dConfig};
 use pathline::nn::{Storage, Work, stored_as};
-use pathline::vae::kl::{AutoencoderKl, AutoencoderKlConfig};
+use pathline::vae::{AutoencoderKl, AutoencoderKlConfig};
 
 const STORAGES: [(&str, Storage); 3] =
     [("f32", Storage::F32), ("bf16", Storage::Bf16), ("int8", Storage::Int8)];

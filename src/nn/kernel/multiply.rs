@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::meter::count;
 use super::panels::{PANEL, Panels};
 use super::rows::Rows;
-use super::tile::tile;
+use super::tile::{Ahead, tile};
 
 /// Rows of a tile.
 const TILE: usize = 6;
@@ -35,9 +35,8 @@ impl Target<'_> {
             return;
         }
         for (row, out) in rows.zip(out.chunks_exact_mut(outputs.len())) {
-            match self.bias {
-                Some(bias) => out.copy_from_slice(&bias[outputs.clone()]),
-                None => {}
+            if let Some(bias) = self.bias {
+                out.copy_from_slice(&bias[outputs.clone()]);
             }
             if let Some(sum) = self.sum {
                 let sum = &sum[row * n..][outputs.clone()];
@@ -131,7 +130,6 @@ impl<A: Rows> Work<'_, A> {
     fn run<S: Simd, const V: usize>(self, simd: S) {
         let Work { rows, range, panels, which, out } = self;
         let width = (which.end * PANEL).min(panels.outputs()) - which.start * PANEL;
-        let channels = panels.channels();
         let mut buffer = Vec::new();
         for (begin, out) in range.clone().step_by(ROWS).zip(out.chunks_mut(ROWS * width)) {
             let count = ROWS.min(range.end - begin);
@@ -146,20 +144,19 @@ impl<A: Rows> Work<'_, A> {
                 let mut panel = which.start;
                 while panel < which.end {
                     let here = if panel + together <= which.end { together } else { 1 };
-                    let (part, next) = panels.part(&k, panel..panel + here, &mut buffer);
-                    let next = &next[..next.len().min(part.len())];
+                    let (part, mut next) = panels.part(&k, panel..panel + here, &mut buffer);
                     let first = (panel - which.start) * PANEL;
                     let target = Columns { first, count: (width - first).min(here * PANEL), width };
-                    let share = next.len().div_ceil(count.div_ceil(TILE) * PANEL) * PANEL;
-                    let mut ahead = next.chunks(share.max(1));
+                    let share = next.lines().div_ceil(count.div_ceil(TILE));
                     for (places, out) in places.chunks(TILE).zip(out.chunks_mut(TILE * width)) {
                         let tile = Tile {
                             rows,
-                            channels,
+                            panels,
+                            panel,
                             k: k.clone(),
                             part,
                             target,
-                            ahead: ahead.next().unwrap_or(&[]),
+                            ahead: next.split(share),
                         };
                         match (places.len(), here) {
                             (1, 4) => tile.add::<S, 1, 4, V>(simd, places, out),
@@ -193,11 +190,13 @@ struct Columns {
 /// One block of k for some rows.
 struct Tile<'a, A> {
     rows: &'a A,
-    channels: usize,
+    panels: &'a Panels,
+    /// The first of those in `part`.
+    panel: usize,
     k: Range<usize>,
     part: &'a [f32],
     target: Columns,
-    ahead: &'a [f32],
+    ahead: Ahead,
 }
 
 impl<A: Rows> Tile<'_, A> {
@@ -208,7 +207,8 @@ impl<A: Rows> Tile<'_, A> {
         places: &[A::Place],
         out: &mut [f32],
     ) {
-        let Self { rows, channels, k, part, target, ahead } = self;
+        let Self { rows, panels: weight, panel, k, part, target, mut ahead } = self;
+        let channels = weight.channels();
         let mut sums = [[[simd.splat_f32s(0.0); V]; P]; R];
         let length = k.len() * PANEL;
         let mut start = k.start;
@@ -224,9 +224,18 @@ impl<A: Rows> Tile<'_, A> {
             for p in 0..P {
                 panels[p] = &part[p * length + from..][..count * PANEL];
             }
-            let ahead = &ahead[ahead.len().min(from * P)..];
-            tile::<S, R, P, V>(simd, &mut sums, lines, panels, ahead);
+            tile::<S, R, P, V>(simd, &mut sums, lines, panels, &mut ahead);
             start += count;
+        }
+        for p in 0..P {
+            if let Some(scales) = weight.scales(panel + p) {
+                let (scales, _) = S::as_simd_f32s(scales);
+                for r in 0..R {
+                    for v in 0..V {
+                        sums[r][p][v] = simd.mul_f32s(sums[r][p][v], scales[v]);
+                    }
+                }
+            }
         }
         for (row, sums) in out.chunks_mut(target.width).zip(sums) {
             let row = &mut row[target.first..][..target.count];

@@ -4,10 +4,12 @@
 //! from front to back. Outputs beyond the last are zeros. `bf16` keeps the upper half of each number,
 //! rounded to even; `int8` keeps round(127·w/max) with one scale per output, max taken over its inputs
 //! (symmetric, per channel: Jacob et al. 2018). Both are widened to f32, a panel at a time, and computed
-//! with in f32.
+//! with in f32; the scale comes to the sums.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+
+use super::tile::Ahead;
 
 /// Outputs of a panel.
 pub(super) const PANEL: usize = 16;
@@ -177,26 +179,35 @@ impl Panels {
         k: &std::ops::Range<usize>,
         panels: std::ops::Range<usize>,
         buffer: &'a mut Vec<f32>,
-    ) -> (&'a [f32], &'a [f32]) {
+    ) -> (&'a [f32], Ahead) {
         let at = |panel: usize| k.start * self.panels() * PANEL + panel * k.len() * PANEL;
         let range = at(panels.start)..at(panels.end);
         match &self.numbers {
-            Numbers::F32(all) => (&all[range.clone()], &all[range.end..]),
+            Numbers::F32(all) => {
+                let after = &all[range.end..];
+                (&all[range.clone()], Ahead::of(&after[..after.len().min(range.len())]))
+            }
             Numbers::Bf16(all) => {
-                buffer.clear();
-                buffer.extend(all[range].iter().map(|half| f32::from_bits(u32::from(*half) << 16)));
-                (buffer, &[])
-            }
-            Numbers::Int8(all, scales) => {
                 buffer.resize(range.len(), 0.0);
-                let lines = all[range].chunks_exact(k.len() * PANEL);
-                for ((panel, from), to) in
-                    panels.zip(lines).zip(buffer.chunks_exact_mut(k.len() * PANEL))
-                {
-                    widen(from, &scales[panel * PANEL..][..PANEL], to);
-                }
-                (buffer, &[])
+                widen(&all[range.clone()], buffer, |half| f32::from_bits(u32::from(half) << 16));
+                let after = &all[range.end..];
+                (buffer, Ahead::of(&after[..after.len().min(range.len())]))
             }
+            Numbers::Int8(all, _) => {
+                buffer.resize(range.len(), 0.0);
+                widen(&all[range.clone()], buffer, f32::from);
+                let after = &all[range.end..];
+                (buffer, Ahead::of(&after[..after.len().min(range.len())]))
+            }
+        }
+    }
+
+    /// What the sums of a panel's outputs must be multiplied by, if that is not 1.
+    #[inline(always)]
+    pub(super) fn scales(&self, panel: usize) -> Option<&[f32; PANEL]> {
+        match &self.numbers {
+            Numbers::Int8(_, scales) => scales.as_chunks().0.get(panel),
+            _ => None,
         }
     }
 
@@ -208,9 +219,10 @@ impl Panels {
         for k in self.blocks() {
             for panel in 0..self.panels() {
                 let (part, _) = self.part(&k, panel..panel + 1, &mut buffer);
+                let scales = self.scales(panel).unwrap_or(&[1.0; PANEL]);
                 for (i, line) in k.clone().zip(part.chunks_exact(PANEL)) {
-                    for (output, w) in (panel * PANEL..n).zip(line) {
-                        out[output * inputs + i] = *w;
+                    for ((output, w), scale) in (panel * PANEL..n).zip(line).zip(scales) {
+                        out[output * inputs + i] = w * scale;
                     }
                 }
             }
@@ -219,14 +231,11 @@ impl Panels {
     }
 }
 
+/// One flat loop: of that the compiler makes whole vectors, of lines of sixteen single numbers.
 #[inline(always)]
-fn widen(from: &[i8], scales: &[f32], to: &mut [f32]) {
-    let mut scale = [0f32; PANEL];
-    scale.copy_from_slice(scales);
-    for (from, to) in from.chunks_exact(PANEL).zip(to.chunks_exact_mut(PANEL)) {
-        for i in 0..PANEL {
-            to[i] = f32::from(from[i]) * scale[i];
-        }
+fn widen<T: Copy>(from: &[T], to: &mut [f32], number: impl Fn(T) -> f32) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = number(*from);
     }
 }
 

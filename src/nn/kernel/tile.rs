@@ -2,17 +2,67 @@
 
 use pulp::Simd;
 
-use super::panels::PANEL;
+/// Memory that will be read soon, to be fetched into the cache line by line.
+///
+/// Without it the weights of a policy, which are read once a step, arrive at half the rate of the memory.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    next: *const u8,
+    lines: usize,
+}
 
-/// Adds `rows`·`panels` to `sums`: R rows of one length, P panels behind each other with that many lines
-/// of V vectors. `ahead` is fetched into the cache on the way, a line of it per line of the panels.
+impl Ahead {
+    const LINE: usize = 64;
+
+    #[inline(always)]
+    pub(super) fn of<T>(numbers: &[T]) -> Self {
+        let lines = size_of_val(numbers).div_ceil(Self::LINE);
+        Self { next: numbers.as_ptr().cast(), lines }
+    }
+
+    /// Takes the first `lines` away.
+    #[inline(always)]
+    pub(super) fn split(&mut self, lines: usize) -> Self {
+        let lines = lines.min(self.lines);
+        let first = Self { next: self.next, lines };
+        self.next = self.next.wrapping_add(lines * Self::LINE);
+        self.lines -= lines;
+        first
+    }
+
+    #[inline(always)]
+    pub(super) fn lines(&self) -> usize {
+        self.lines
+    }
+
+    #[inline(always)]
+    fn fetch(&mut self) {
+        if self.lines == 0 {
+            return;
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[expect(
+            unsafe_code,
+            reason = "a hint: nothing is read or written, and no address can be wrong"
+        )]
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(self.next.cast());
+        }
+        self.next = self.next.wrapping_add(Self::LINE);
+        self.lines -= 1;
+    }
+}
+
+/// Adds `rows`·`panels` to `sums`: R rows of one length, P panels with that many lines of V vectors each. On
+/// the way memory is fetched `ahead`.
 #[inline(always)]
 pub(super) fn tile<S: Simd, const R: usize, const P: usize, const V: usize>(
     simd: S,
     sums: &mut [[[S::f32s; V]; P]; R],
     rows: [&[f32]; R],
     panels: [&[f32]; P],
-    ahead: &[f32],
+    ahead: &mut Ahead,
 ) {
     let count = rows[0].len();
     // Loops, not `map` and `from_fn`: their closures are not compiled into a function for one machine.
@@ -24,11 +74,8 @@ pub(super) fn tile<S: Simd, const R: usize, const P: usize, const V: usize>(
     for p in 0..P {
         vectors[p] = &S::as_simd_f32s(panels[p]).0.as_chunks::<V>().0[..count];
     }
-    let mut ahead = ahead.chunks_exact(PANEL);
     for i in 0..count {
-        if let Some(line) = ahead.next() {
-            fetch(line);
-        }
+        ahead.fetch();
         for p in 0..P {
             let weights = vectors[p][i];
             for r in 0..R {
@@ -39,21 +86,4 @@ pub(super) fn tile<S: Simd, const R: usize, const P: usize, const V: usize>(
             }
         }
     }
-}
-
-/// Asks for a line of memory that will be read soon. Without it the weights of a policy, which are read
-/// once a step, arrive at half the rate of the memory.
-#[inline(always)]
-fn fetch(line: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
-    #[expect(
-        unsafe_code,
-        reason = "a hint: nothing is read or written, and no address can be wrong"
-    )]
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
 }
