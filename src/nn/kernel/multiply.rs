@@ -200,6 +200,10 @@ struct Tile<'a, A> {
 }
 
 impl<A: Rows> Tile<'_, A> {
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "loops over the constants of a tile, which are unrolled"
+    )]
     #[inline(always)]
     fn add<S: Simd, const R: usize, const P: usize, const V: usize>(
         self,
