@@ -6,6 +6,8 @@ use pathline::flow::Noise;
 use pathline::policy::{Observation, Policy};
 use serde::Serialize;
 
+use super::stage::median;
+
 /// What is doubled, from one up.
 const SIZES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// Time for each point.
@@ -52,8 +54,7 @@ fn point(
         policy.infer(&histories, draws, &solver)?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    Ok(median(&mut times))
 }
 
 impl Curve {

@@ -21,7 +21,7 @@ use super::dtype::DtypeArgs;
 use super::{infer, machine, threads};
 use growth::Curve;
 use limits::Limits;
-use stage::{Stage, Times};
+use stage::{Stage, Times, less, median};
 
 /// Network evaluations a chunk in the table.
 const EVALUATIONS: [usize; 5] = [1, 2, 4, 8, 10];
@@ -178,7 +178,6 @@ fn policy_report<'a>(
         args.dtype.load(|| Policy::load(&args.policy, &device::cpu()))?;
         loads.push(millis(start.elapsed()));
     }
-    loads.sort_by(f64::total_cmp);
     let chunk_ms = EVALUATIONS
         .into_iter()
         .map(|nfe| latency(&policy, &history, nfe, args.chunks))
@@ -190,7 +189,7 @@ fn policy_report<'a>(
     let stages = stages(&chunk_ms, limits);
     let report = PolicyReport {
         policy: &args.policy,
-        load_ms: loads[loads.len() / 2],
+        load_ms: median(&mut loads),
         first_action_ms,
         chunk_ms,
         growth,
@@ -203,14 +202,10 @@ fn policy_report<'a>(
 fn stages(rows: &[Row], limits: &Limits) -> Vec<Stage> {
     let (Some(one), Some(many)) = (rows.first(), rows.last()) else { return Vec::new() };
     let more = (many.nfe - one.nfe).max(1);
-    let each = Work {
-        operations: many.work.operations.saturating_sub(one.work.operations) / more as u64,
-        bytes: many.work.bytes.saturating_sub(one.work.bytes) / more as u64,
-    };
-    let encode = Work {
-        operations: one.work.operations.saturating_sub(each.operations),
-        bytes: one.work.bytes.saturating_sub(each.bytes),
-    };
+    let added = less(many.work, one.work);
+    let each =
+        Work { operations: added.operations / more as u64, bytes: added.bytes / more as u64 };
+    let encode = less(one.work, each);
     let evaluation_ms = (many.p50 - one.p50) / more as f64;
     let chunk = |row: &Row| {
         Stage::new(format!("chunk, {} evaluations", row.nfe), row.p50, row.work, limits)

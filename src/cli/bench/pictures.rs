@@ -9,7 +9,7 @@ use pathline::image::{Pipeline, Request};
 use pathline::nn::Work;
 
 use super::limits::Limits;
-use super::stage::Stage;
+use super::stage::{Stage, less, median};
 use crate::cli::dtype::DtypeArgs;
 
 /// Steps of the picture that is measured.
@@ -46,11 +46,10 @@ pub(super) fn stages(
         };
         let step = less(done[1], done[0]);
         let mut each: Vec<f64> = times.windows(2).map(|two| two[1] - two[0]).collect();
-        each.sort_by(f64::total_cmp);
         let stage = |name: &str| drawn.seconds.get(name).copied().unwrap_or(0.0) * 1e3;
         let rows = vec![
             ("encode".to_owned(), stage("encode"), less(done[0], step)),
-            ("step".to_owned(), each[each.len() / 2], step),
+            ("step".to_owned(), median(&mut each), step),
             ("decode".to_owned(), stage("decode"), less(all, *last)),
         ];
         best = Some(match best {
@@ -62,11 +61,4 @@ pub(super) fn stages(
     }
     let rows = best.unwrap_or_default().into_iter();
     Ok(rows.map(|(name, ms, work)| Stage::new(name, ms, work, limits)).collect())
-}
-
-fn less(all: Work, part: Work) -> Work {
-    Work {
-        operations: all.operations.saturating_sub(part.operations),
-        bytes: all.bytes.saturating_sub(part.bytes),
-    }
 }

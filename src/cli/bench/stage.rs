@@ -41,6 +41,20 @@ impl Stage {
     }
 }
 
+/// The middle one of some times; 0 of none.
+pub(super) fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// What is left of some work without a part of it.
+pub(super) fn less(all: Work, part: Work) -> Work {
+    Work {
+        operations: all.operations.saturating_sub(part.operations),
+        bytes: all.bytes.saturating_sub(part.bytes),
+    }
+}
+
 /// Times in nanoseconds, up to ten minutes.
 pub(super) struct Times(Histogram<u64>);
 
